@@ -1,0 +1,216 @@
+"""A trainer's config: a tree of frozen dataclasses in a process, one flat dotted dict between processes and in keys.
+
+Every default is written once, in the field. Each field is declared with `static` (its value shapes the compiled
+program) or `traced` (its value is an argument of the program), with its range, so that a study can be checked before
+anything is spent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from orchestrator.errors import Problem, did_you_mean
+from orchestrator.keys import FlatConfig, Value, content_key
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is known of one config field beside its type and default.
+
+    Attributes:
+        traced: The value may differ between the lanes of one compiled program.
+        switch: A traced value whose being zero or not shapes the program (dropout at rate 0 costs 30 % of a step).
+        low: Smallest value allowed, if any.
+        high: Largest value allowed, if any.
+        choices: The only values allowed, if not empty.
+        help: One line that says what the field is, with its unit.
+    """
+
+    traced: bool
+    switch: bool = False
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Value, ...] = ()
+    help: str = ""
+
+
+def static(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Sequence[Value] = ()) -> Any:
+    """A field whose value shapes the compiled program: trials that differ in it never share one."""
+    setting = Setting(traced=False, low=low, high=high, choices=tuple(choices), help=help)
+    return dataclasses.field(default=default, metadata={"setting": setting})
+
+
+def traced(default: Any, help: str, *, low: float | None = None, high: float | None = None, switch: bool = False) -> Any:
+    """A field whose value is an argument of the compiled program; with `switch`, zero or not is static."""
+    setting = Setting(traced=True, switch=switch, low=low, high=high, help=help)
+    return dataclasses.field(default=default, metadata={"setting": setting})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One dotted key of a config class: its type as annotated, and its setting."""
+
+    key: str
+    type: Any
+    setting: Setting
+
+
+@functools.lru_cache(maxsize=64)
+def leaves(config_class: type) -> Mapping[str, Leaf]:
+    """Every dotted key of a config class, in the order of declaration."""
+    return types.MappingProxyType({leaf.key: leaf for leaf in _walk(config_class, "")})
+
+
+def flatten(config: Any) -> dict[str, Value]:
+    """The flat dotted dict of a config tree, such as `{"optim.learning_rate": 0.1, ...}`."""
+    flat: dict[str, Value] = {}
+    for key in leaves(type(config)):
+        value = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        flat[key] = typing.cast(Value, value)
+    return flat
+
+
+def build(config_class: type[T], flat: FlatConfig) -> T:
+    """The config tree of a flat dict that names every key; the inverse of `flatten`.
+
+    Raises:
+        ValueError: A key is missing or unknown.
+    """
+    known = leaves(config_class)
+    if missing := sorted(known.keys() ^ flat.keys()):
+        raise ValueError(f"a flat {config_class.__name__} names each key once; missing or unknown: {missing}")
+    return _build(config_class, flat, "")
+
+
+def resolve(config_class: type, base: FlatConfig, overrides: FlatConfig, *, where: str) -> tuple[dict[str, Value], list[Problem]]:
+    """The base with the overrides applied, values cast to their declared types, and every problem met on the way.
+
+    Args:
+        config_class: The dataclass that declares the keys.
+        base: A complete flat config.
+        overrides: Dotted keys and their new values.
+        where: Who overrides, as named in messages, such as `arm 'E³'`.
+    """
+    known = leaves(config_class)
+    flat, problems = dict(base), []
+    for key, value in overrides.items():
+        if key not in known:
+            problems.append(
+                Problem(
+                    f"{where}: {key!r} is not a key of {config_class.__name__}",
+                    found=key,
+                    expected=did_you_mean(key, list(known)),
+                    fix="rename the key, or add the field to the config dataclass",
+                )
+            )
+            continue
+        cast, problem = check_value(known[key], value, where=where)
+        if problem is None:
+            flat[key] = cast
+        else:
+            problems.append(problem)
+    return flat, problems
+
+
+def check_value(leaf: Leaf, value: object, *, where: str) -> tuple[Value, Problem | None]:
+    """The value cast to the leaf's declared type, or the problem that forbids it."""
+    kinds = _kinds(leaf.type)
+    cast = _cast(value, kinds)
+    if cast is _REFUSED:
+        names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        return None, Problem(
+            f"{where}: {leaf.key} has the wrong type",
+            found=f"{value!r} ({type(value).__name__})",
+            expected=f"{names}: {leaf.setting.help}",
+            fix=f"give {leaf.key} a value of type {names}",
+        )
+    expected = _out_of_range(leaf.setting, cast)
+    if expected:
+        return None, Problem(
+            f"{where}: {leaf.key} is out of range",
+            found=repr(value),
+            expected=f"{expected}: {leaf.setting.help}",
+            fix=f"choose a value for {leaf.key} in that range",
+        )
+    return typing.cast(Value, cast), None
+
+
+def signature_of(config_class: type, flat: FlatConfig, *, program: str) -> str:
+    """Hash of the static part of a config: trials of one signature share one compiled program.
+
+    Args:
+        config_class: The dataclass that marks each key static or traced.
+        flat: A complete flat config.
+        program: The trainer and its version, since another trainer compiles another program.
+    """
+    static_part = {
+        key: bool(flat[key]) if leaf.setting.switch else flat[key]
+        for key, leaf in leaves(config_class).items()
+        if leaf.setting.switch or not leaf.setting.traced
+    }
+    return content_key({"program": program, "static": static_part})
+
+
+_REFUSED = object()
+
+
+def _walk(config_class: type, prefix: str) -> Iterator[Leaf]:
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        key, hint = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _walk(typing.cast(type, hint), key + ".")
+        elif (setting := field.metadata.get("setting")) is None:
+            raise ValueError(f"{config_class.__name__}.{field.name} is declared with neither static() nor traced()")
+        else:
+            yield Leaf(key=key, type=hint, setting=setting)
+
+
+def _build(config_class: type[T], flat: FlatConfig, prefix: str) -> T:
+    hints = typing.get_type_hints(config_class)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, config_class)):
+        hint = hints[field.name]
+        nested = dataclasses.is_dataclass(hint)
+        values[field.name] = _build(typing.cast(type, hint), flat, f"{prefix}{field.name}.") if nested else flat[prefix + field.name]
+    return config_class(**values)
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(kind for part in typing.get_args(hint) for kind in _kinds(part))
+    return (typing.get_origin(hint) or hint,)
+
+
+def _cast(value: object, kinds: tuple[type, ...]) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return _REFUSED
+    if type(value) in kinds:
+        return value + 0.0 if isinstance(value, float) else value
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
+        return float(value)
+    if isinstance(value, list) and tuple in kinds:
+        return tuple(typing.cast(list[object], value))
+    return _REFUSED
+
+
+def _out_of_range(setting: Setting, value: object) -> str:
+    if setting.choices and value not in setting.choices:
+        return "one of " + ", ".join(repr(choice) for choice in setting.choices)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    if (setting.low is not None and value < setting.low) or (setting.high is not None and value > setting.high):
+        low = "-inf" if setting.low is None else f"{setting.low:g}"
+        high = "inf" if setting.high is None else f"{setting.high:g}"
+        return f"{low} to {high}"
+    return ""

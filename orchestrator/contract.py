@@ -1,0 +1,183 @@
+"""All that a trainer knows of Tessera. A trainer pulls lanes, trains them, reports per lane, and may be told to stop one.
+
+It never learns that it is swept: the same calls come from a worker of a study and from `python -m` on one config.
+`trainers/curves.py` is the whole contract in a file that fits on two screens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from orchestrator.config import build, flatten, leaves, resolve, signature_of, static, traced
+from orchestrator.errors import DataError, OrchestratorError, Problem
+from orchestrator.keys import FlatConfig, Value, content_key
+
+__all__ = [
+    "DataError",
+    "FlatConfig",
+    "Host",
+    "Lane",
+    "OrchestratorError",
+    "Probe",
+    "Problem",
+    "Report",
+    "Trainer",
+    "Value",
+    "Verdict",
+    "build",
+    "content_key",
+    "flatten",
+    "leaves",
+    "resolve",
+    "signature_of",
+    "static",
+    "traced",
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One trial, as handed to a trainer.
+
+    Attributes:
+        key: Content key of the trial; names it in reports.
+        config: The resolved config, every key of the trainer's config class.
+        seed: Fixes initialisation, data order and every random draw. Replicate r of every cell has the same seed.
+        folder: Where the lane keeps its checkpoints and predictions. The same folder on every attempt.
+    """
+
+    key: str
+    config: FlatConfig
+    seed: int
+    folder: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one lane has to say at a rung.
+
+    Attributes:
+        key: The lane's key.
+        step: Optimizer steps done so far. Reporting a step again replaces what was said of it.
+        metrics: `split/name` to value, such as `val/nll`. A NaN or infinite value marks the lane as diverged.
+        final: The lane is finished and these metrics are its result.
+    """
+
+    key: str
+    step: int
+    metrics: Mapping[str, float]
+    final: bool = False
+
+
+class Verdict(enum.Enum):
+    """What happens to a lane after a report."""
+
+    CONTINUE = "continue"
+    STOP = "stop"  # by a rule, or diverged: drop the lane, its state is already recorded
+    LOST = "lost"  # the lease is gone: drop the lane, another worker has it
+    FINISHED = "finished"  # the final report was recorded
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """How fast one signature trains here, as measured by the trainer while it trained.
+
+    Attributes:
+        signature: Of the lanes it was measured on.
+        device: Hardware and software that the figure is true for, such as `cpu · jax 0.10.2`.
+        strategy: How lanes were run: `map`, `vmap`, …
+        width: Lanes in the pack.
+        compile_s: Seconds of tracing, compiling and first evaluation, paid once for a signature and worker.
+        lane_step_s: Seconds per optimizer step of one lane, evaluation included.
+    """
+
+    signature: str
+    device: str
+    strategy: str
+    width: int
+    compile_s: float
+    lane_step_s: float
+
+
+class Host(Protocol):
+    """What runs a trainer: a worker of a study, or a command line with a single config."""
+
+    @property
+    def stopping(self) -> bool:
+        """The process was asked to end: checkpoint the lanes and return. Read it at every chunk boundary."""
+        ...
+
+    def pull(self, n: int) -> Sequence[Lane]:
+        """Up to n further lanes of the pack's signature. Empty when none waits now, or the host is stopping."""
+        ...
+
+    def report(self, reports: Sequence[Report]) -> Mapping[str, Verdict]:
+        """Records what several lanes say at a rung, in one transaction, and says what happens to each."""
+        ...
+
+    def probed(self, probe: Probe) -> None:
+        """Keeps a speed measurement, for the time estimates of later plans."""
+        ...
+
+
+class Trainer(Protocol):
+    """A way to train a config. Instances are cheap, hold no state and import nothing heavy until `train`."""
+
+    @property
+    def name(self) -> str:
+        """`module:Class`, as a study file names it."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Part of every trial's key: raise it when the same config would give other numbers."""
+        ...
+
+    @property
+    def config_class(self) -> type:
+        """Dataclass tree whose fields are declared with `static` and `traced`."""
+        ...
+
+    def problems(self, config: FlatConfig) -> Sequence[Problem]:
+        """What is wrong with a config whose single values are fine, such as `members` that does not divide `experts`."""
+        ...
+
+    def cost(self, config: FlatConfig) -> Mapping[str, float]:
+        """What is known before training: `cost/parameters`, `cost/train_gflops` (per image), … Fast: called per cell."""
+        ...
+
+    def steps(self, config: FlatConfig) -> int:
+        """Optimizer steps that a trial of this config takes."""
+        ...
+
+    def width(self, config: FlatConfig) -> int:
+        """Lanes of this config's signature that a pack holds, for the plan."""
+        ...
+
+    def data_problem(self, config: FlatConfig) -> Problem | None:
+        """Why the data of this config cannot be read here, with how to prepare it; None when it can. Fast."""
+        ...
+
+    def prepare(self, config: FlatConfig) -> None:
+        """Makes the data of this config readable. Called once for each dataset, before workers start.
+
+        Raises:
+            DataError: It cannot be prepared here.
+        """
+        ...
+
+    def provenance(self) -> Mapping[str, str]:
+        """Versions of what trains, read without importing it: `jax`, `flax`, …"""
+        ...
+
+    def train(self, host: Host) -> None:
+        """Pulls lanes (all of one signature) until none is left, trains them, reports at every rung.
+
+        A lane found with a checkpoint in its folder goes on from it. When `host.stopping` turns true the lanes are
+        checkpointed and the call returns; lanes without a final report go back to the queue.
+        """
+        ...

@@ -1,0 +1,81 @@
+"""What is said when a user, a file or a machine is at fault: what is wrong, what was found, what would be right, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake, in the form in which it is printed.
+
+    Attributes:
+        what: One line that names the thing that is wrong.
+        found: The offending value, as the user wrote it.
+        expected: What would have been accepted.
+        fix: What to do now.
+    """
+
+    what: str
+    found: str = ""
+    expected: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        rows = (("found:    ", self.found), ("expected: ", self.expected), ("fix:      ", self.fix))
+        return "\n".join([self.what, *(f"  {label}{text}" for label, text in rows if text)])
+
+
+class OrchestratorError(Exception):
+    """A mistake that the command line prints without a traceback, with exit code 2.
+
+    >>> print(OrchestratorError("no such file: a.py", fix="check the path"))
+    no such file: a.py
+      fix:      check the path
+    """
+
+    def __init__(self, what: str, *, found: str = "", expected: str = "", fix: str = "") -> None:
+        self.problems: tuple[Problem, ...] = (Problem(what, found, expected, fix),)
+        super().__init__(str(self.problems[0]))
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> OrchestratorError:
+        """One error that reports several problems at once, each as its own block."""
+        rows = tuple(problems)
+        error = cls.__new__(cls)
+        error.problems = rows
+        Exception.__init__(error, "\n\n".join(str(row) for row in rows))
+        return error
+
+
+class StudyError(OrchestratorError):
+    """The study file, or something it names, cannot be run as written."""
+
+
+class LedgerError(OrchestratorError):
+    """The ledger cannot be opened, read or written."""
+
+
+class LaunchError(OrchestratorError):
+    """Workers cannot be started where they were asked to run."""
+
+
+class DataError(OrchestratorError):
+    """A dataset is missing or cannot be prepared."""
+
+
+def did_you_mean(word: str, known: Sequence[str], *, at_most: int = 3) -> str:
+    """Names the nearest valid words, or lists them all when there are few.
+
+    >>> did_you_mean("optim.lr", ["optim.learning_rate", "optim.warmup_steps", "model.k"])
+    'one of 3 keys; closest: optim.learning_rate, optim.warmup_steps'
+    """
+    last = {name.rpartition(".")[2]: name for name in known}
+    close = difflib.get_close_matches(word, known, n=at_most, cutoff=0.5)
+    close += [last[name] for name in difflib.get_close_matches(word.rpartition(".")[2], list(last), n=at_most, cutoff=0.6)]
+    close = list(dict.fromkeys(close))[:at_most]
+    if len(known) <= 6 and not close:
+        return "one of " + ", ".join(known)
+    return f"one of {len(known)} keys" + (f"; closest: {', '.join(close)}" if close else "")

@@ -1,0 +1,171 @@
+"""What the ledger knows of a study, as values: the input of analysis, reports, stopping rules and trackers.
+
+Ports are handed these and return decisions or files; they never see the ledger, the study or the driver.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Mapping
+
+from orchestrator.keys import FlatConfig
+
+
+class TrialState(enum.StrEnum):
+    """Where a trial stands. PREEMPTED and LOST wait for a worker as PLANNED does; they say why they wait."""
+
+    PLANNED = "planned"
+    LEASED = "leased"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    PREEMPTED = "preempted"
+    LOST = "lost"
+
+    @property
+    def is_waiting(self) -> bool:
+        """A worker may lease the trial."""
+        return self in (TrialState.PLANNED, TrialState.PREEMPTED, TrialState.LOST)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Nothing more happens to the trial by itself."""
+        return self in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED, TrialState.FAILED)
+
+
+class Phase(enum.StrEnum):
+    """Why a trial is in a study."""
+
+    TUNE = "tune"
+    REPLICATE = "replicate"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """What a trial reported at one step.
+
+    Attributes:
+        step: Optimizer steps done.
+        metrics: `split/name` to value.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One trial of a study, with all that was recorded of it.
+
+    Attributes:
+        key: Content key.
+        cell: Key of its cell.
+        arm: Name of its arm in this study.
+        phase: Tuning or replicate.
+        index: Number of the tuning trial or of the replicate, from 0, in its arm.
+        seed: The seed that fixes every random draw.
+        config: The resolved config.
+        point: Values of the nuisance axes, by dotted key.
+        state: Where it stands.
+        reason: Why it was stopped, diverged or failed; empty otherwise.
+        signature: Of its compiled program.
+        cost: Known before training: `cost/parameters`, `cost/train_gflops`.
+        metrics: Final metrics with the costs merged in; empty unless complete.
+        rungs: Learning curve, in the order of steps.
+        attempts: How often it was leased.
+        elapsed_s: Seconds it was held by workers, over all attempts.
+        finished_at: UTC, ISO 8601; empty unless terminal.
+        provenance: Of the attempt that finished it: versions, device, strategy, commit.
+    """
+
+    key: str
+    cell: str
+    arm: str
+    phase: Phase
+    index: int
+    seed: int
+    config: FlatConfig
+    point: FlatConfig
+    state: TrialState
+    reason: str
+    signature: str
+    cost: Mapping[str, float]
+    metrics: Mapping[str, float]
+    rungs: tuple[Rung, ...]
+    attempts: int
+    elapsed_s: float
+    finished_at: str
+    provenance: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ArmRecord:
+    """One arm of a study.
+
+    Attributes:
+        name: As the study file writes it.
+        baseline: The arm that effects are measured against.
+        overrides: What it changes in the base config.
+        tune_trials: Tuning trials that the protocol gives it.
+        replicates: Replicates that the protocol gives it.
+        selected: Values of the nuisance axes chosen on validation data; None until tuning is finished.
+    """
+
+    name: str
+    baseline: bool
+    overrides: FlatConfig
+    tune_trials: int
+    replicates: int
+    selected: FlatConfig | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveRecord:
+    """A metric that the study reports, and which way is better: `minimize` or `maximize`."""
+
+    metric: str
+    direction: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """A study and everything recorded of it.
+
+    Attributes:
+        name: Its name, as the study file gives it.
+        question: Docstring of the study file.
+        trainer: `module:Class`.
+        version: Of the trainer.
+        profile: `laptop`, `paper`, … as chosen on the command line.
+        select: Validation metric that tuning minimises or maximises; empty without tuning.
+        select_direction: `minimize` or `maximize`.
+        nuisance: Dotted key of each tuned axis to its search space in words, such as `log-uniform 0.001 to 0.03`.
+        sampler: Name of the sampler that proposed tuning trials; empty without tuning.
+        objectives: In the order of the study file; the first is the one tables are led by.
+        base: The resolved base config.
+        arms: In the order of the study file.
+        trials: In the order of the plan; orphaned ones are left out.
+        provenance: Versions, commit, platform of the launcher.
+    """
+
+    name: str
+    question: str
+    trainer: str
+    version: str
+    profile: str
+    select: str
+    select_direction: str
+    nuisance: Mapping[str, str]
+    sampler: str
+    objectives: tuple[ObjectiveRecord, ...]
+    base: FlatConfig
+    arms: tuple[ArmRecord, ...]
+    trials: tuple[TrialRecord, ...]
+    provenance: Mapping[str, str]
+
+    def of(self, arm: str, phase: Phase) -> Iterator[TrialRecord]:
+        """The trials of one arm in one phase, in the order of their index."""
+        rows = [row for row in self.trials if row.arm == arm and row.phase is phase]
+        return iter(sorted(rows, key=lambda row: row.index))

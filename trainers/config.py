@@ -1,0 +1,112 @@
+"""Config of the vision trainer, without JAX: study files and the plan import it.
+
+Letters follow "Sparse MoEs meet Efficient Ensembles" (Allingham et al., TMLR 2022): K experts a token, M ensemble
+members, E experts a layer. What each field does to the computation stands in `trainers/models/`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from orchestrator.contract import static, traced
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What is learned from."""
+
+    dataset: str = static("digits", "`digits`, or the TFDS name of an image classification dataset")
+    classes: int = static(10, "number of classes of the dataset", low=2)
+    image_size: int = static(8, "pixels a side after resizing", low=4)
+    channels: int = static(1, "colour channels of an image", low=1, high=4)
+    train_examples: int = static(0, "training images used, the first of the split; 0 uses all", low=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A vision transformer: dense, sparse (V-MoE), or an efficient ensemble of sparse ones (E³)."""
+
+    hidden: int = static(32, "D, width of a token", low=1)
+    mlp: int = static(64, "F, width of the hidden layer of an MLP or an expert", low=1)
+    depth: int = static(4, "L, number of encoder blocks", low=1)
+    heads: int = static(4, "attention heads", low=1)
+    patch: int = static(2, "pixels a side of a patch", low=1)
+    representation: int = static(0, "width of the tanh layer before the head; 0 leaves it out", low=0)
+    head_bias: float = traced(0.0, "value the bias of the head starts from")
+    dtype: str = static("float32", "type of activations; parameters are float32", choices=("float32", "bfloat16"))
+
+    moe_placement: str = static("last", "which blocks are sparse: none, the last n odd ones, or every n-th", choices=("none", "last", "every"))
+    moe_layers: int = static(2, "the n of moe_placement", low=1)
+    experts: int = static(8, "E, experts of a sparse layer, over all members", low=1)
+    k: int = static(2, "K, experts that a token (of a member, if tiled) is sent to; in each partition, if partitioned", low=1)
+    members: int = static(1, "M, ensemble members", low=1)
+    tile: bool = static(False, "repeat the batch M times at the entrance of the first sparse block: one prediction a member")
+    partition: bool = static(False, "give each member its own E/M experts and its own router")
+    router_noise: float = traced(1.0, "router noise in units of 1/(experts a router sees): the σ of the paper times E", low=0.0)
+    noise_normaliser: str = static("local", "experts that divide router_noise: those a router sees, or all", choices=("local", "all"))
+    capacity_factor: float = static(1.5, "C, slots of expert buffers over assignments, in training", low=0.01)
+    eval_capacity_factor: float = static(8.0, "C in evaluation", low=0.01)
+    batch_priority: bool = static(False, "fill buffers by router confidence instead of by position (BPR)")
+    group_images: int = static(0, "images, before tiling, whose tokens share expert buffers; 0 is the whole batch", low=0)
+    importance_weight: float = traced(0.005, "weight of the importance loss", low=0.0)
+    load_weight: float = traced(0.005, "weight of the load loss", low=0.0)
+
+    dropout: float = traced(0.0, "dropout rate of dense MLPs", low=0.0, high=0.99, switch=True)
+    attention_dropout: float = traced(0.0, "dropout rate of attention weights", low=0.0, high=0.99, switch=True)
+    expert_dropout: float = traced(0.0, "dropout rate inside experts", low=0.0, high=0.99, switch=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """Gradient clipping, then SGD with momentum or AdamW, under a cosine schedule with linear warm-up."""
+
+    name: str = static("adamw", "optimizer", choices=("sgd", "adamw"))
+    learning_rate: float = traced(3e-3, "peak of the schedule", low=0.0)
+    end_learning_rate: float = traced(0.0, "value at the last step", low=0.0)
+    warmup_steps: int = traced(0, "steps of linear warm-up from 0, counted in `train.steps`", low=0)
+    momentum: float = traced(0.9, "decay of SGD's momentum", low=0.0, high=1.0)
+    b1: float = traced(0.9, "AdamW's decay of the first moment", low=0.0, high=1.0)
+    b2: float = traced(0.999, "AdamW's decay of the second moment", low=0.0, high=1.0)
+    weight_decay: float = traced(0.0, "decoupled, on kernels, scaled by the learning rate", low=0.0)
+    clip_norm: float = traced(10.0, "global norm that gradients are clipped to", low=0.0)
+    momentum_dtype: str = static("float32", "type of SGD's accumulator", choices=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig:
+    """Random changes of training images, on the device."""
+
+    mixup: float = traced(0.0, "p of Beta(p, p), the weight of an image against its neighbour; 0 is off", low=0.0, switch=True)
+    crop: bool = static(False, "random resized crop (Inception style)")
+    crop_min_area: float = traced(0.05, "smallest share of the image that a crop keeps", low=0.01, high=1.0)
+    flip: bool = static(False, "mirror images left to right with probability 1/2")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How long, on how many images at once, and when to look."""
+
+    steps: int = traced(1000, "optimizer steps", low=1)
+    batch_size: int = static(32, "images a step, before tiling", low=1)
+    rung_steps: int = static(100, "steps between evaluations on validation data, reports and checkpoints", low=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """How a trained model is measured."""
+
+    batch_size: int = static(0, "images a batch, before tiling; 0 takes all when they fit, else 512", low=0)
+    ece_bins: int = static(15, "equal-width confidence bins of the calibration error", low=1)
+    corrupted: bool = static(True, "also measure on the corrupted test split, where the dataset has one")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """Everything that decides what a vision trial computes, beside its seed."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
