@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +54,32 @@ class OrchestratorError(Exception):
 
 class StudyError(OrchestratorError):
     """The study file, or something it names, cannot be run as written."""
+
+
+_collector: contextvars.ContextVar[list[Problem] | None] = contextvars.ContextVar("collector", default=None)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[list[Problem]]:
+    """Inside, `refuse` gathers problems instead of raising, so that a study file's mistakes are reported all at once."""
+    problems: list[Problem] = []
+    token = _collector.set(problems)
+    try:
+        yield problems
+    finally:
+        _collector.reset(token)
+
+
+def refuse(what: str, *, found: str = "", expected: str = "", fix: str = "") -> None:
+    """Turns down what a study file says: raises at once, or while a file is loaded adds to its list of problems.
+
+    Raises:
+        StudyError: Nothing collects.
+    """
+    problems = _collector.get()
+    if problems is None:
+        raise StudyError(what, found=found, expected=expected, fix=fix)
+    problems.append(Problem(what, found, expected, fix))
 
 
 class LedgerError(OrchestratorError):

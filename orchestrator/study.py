@@ -1,0 +1,208 @@
+"""The study file's words: what is asked (arms, axes), how it is answered (protocol) and what is reported (objectives)."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar, Union, cast
+
+from orchestrator.axes import Distribution, IntUniform, LogUniform, Uniform, Values
+from orchestrator.designs import DESIGNS, AxisPairs, Design, check_sampler
+from orchestrator.errors import StudyError, refuse
+
+T = TypeVar("T")
+
+TUNING_SEED = 10_000  # apart from the replicates' seeds, so that what selects a cell never also measures it
+
+
+class Role(enum.StrEnum):
+    """What a config key is to a study."""
+
+    SCIENTIFIC = "scientific"
+    NUISANCE = "nuisance"
+    FIXED = "fixed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, init=False)
+class Profiles(Generic[T]):
+    """A value for each `--profile`; the first one named is the default."""
+
+    options: tuple[tuple[str, T], ...]
+
+    def __init__(self, **options: T) -> None:
+        object.__setattr__(self, "options", tuple(options.items()))
+        if not options:
+            refuse("Profiles() names no profile", expected="at least one", fix="write Profiles(laptop=..., paper=...)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Objective:
+    """A metric that the study reports, on test data, and which way is better."""
+
+    metric: str
+    direction: str = "minimize"
+
+    def __post_init__(self) -> None:
+        check_direction(f"objective {self.metric!r}", self.direction)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replicates:
+    """Every arm is run on the same n seeds: replicate r of every arm shares seed, split and data order."""
+
+    n: int
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            refuse("Replicates needs a number", found=repr(self.n), expected="a whole number from 1", fix="give at least 1, better 5 or more")
+        if not 0 <= self.first_seed < TUNING_SEED - 1000:
+            refuse("first_seed is out of range", found=repr(self.first_seed), expected=f"0 to {TUNING_SEED - 1001}", fix="choose a smaller seed")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tune:
+    """Tune, then replicate: the same number of tuning trials for every arm, selection on validation data, then replicates.
+
+    Attributes:
+        trials: Tuning trials of each arm, all on one seed that no replicate uses.
+        select: Validation metric that chooses the cell.
+        then: Replicates of the chosen cell, reported on test data.
+        direction: Which way `select` is better.
+        sampler: Proposes the values of the nuisance axes; arms get the same proposals from `sobol` and `random`.
+        seed: Fixes the proposals.
+    """
+
+    trials: int
+    select: str
+    then: Replicates
+    direction: str = "minimize"
+    sampler: str = "sobol"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_sampler("Tune", self.sampler, self.trials)
+        check_direction(f"selection by {self.select!r}", self.direction)
+        if not self.select.startswith("val/"):
+            refuse(
+                "tuning must select on validation data",
+                found=repr(self.select),
+                expected="a metric of the validation split, such as val/nll",
+                fix="choosing on test data makes the reported numbers optimistic: name a val/ metric",
+            )
+
+
+Protocol: TypeAlias = Union[Tune, Replicates]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, init=False)
+class Study:
+    """One question and how it is answered.
+
+    Attributes:
+        name: Letters, digits and `-._`; names the folder of the report.
+        trainer: `module:Class` of the trainer.
+        base: Config that arms change, as the trainer's config class; or one for each profile.
+        arms: Arms and designs that make arms, in the order of tables.
+        axes: A design that every arm is crossed with (the scientific axes of a sweep).
+        nuisance: Axes tuned for each arm with an equal budget.
+        protocol: `Tune(...)`, or `Replicates(n)` when nothing is tuned.
+        objectives: What is reported; the first leads.
+        question: Docstring of the study file; filled in by the loader.
+    """
+
+    name: str
+    trainer: str
+    base: Any
+    arms: tuple[Design, ...]
+    axes: Design | None
+    nuisance: tuple[tuple[str, Distribution | Profiles[Distribution]], ...]
+    protocol: Protocol | Profiles[Protocol]
+    objectives: tuple[Objective, ...]
+    question: str
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        trainer: str,
+        base: Any,
+        arms: Sequence[Design],
+        protocol: Protocol | Profiles[Any],
+        axes: Design | None = None,
+        nuisance: Mapping[str, Distribution | Profiles[Any]] | None = None,
+        objectives: Sequence[Objective] = (Objective("test/nll"),),
+        question: str = "",
+    ) -> None:
+        values = (name, trainer, base, tuple(arms), axes, tuple((nuisance or {}).items()), protocol, tuple(objectives), question)
+        for field, value in zip(dataclasses.fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
+        self._check()
+
+    def _check(self) -> None:
+        if not re.fullmatch(r"[\w][\w.\-]{0,63}", self.name):
+            refuse("the study's name cannot name a folder", found=repr(self.name), expected="1 to 64 letters, digits, - . _", fix="rename the study")
+        if self.trainer.count(":") != 1:
+            refuse("the trainer is not named", found=repr(self.trainer), expected="module:Class, such as trainers.vision:Vision", fix="name the class")
+        designs = (*self.arms, *(() if self.axes is None else (self.axes,)))
+        for design in designs:
+            if not isinstance(design, DESIGNS):
+                refuse("something in arms is not a design", found=repr(design), expected="Arm, Grid, Sampled, …", fix="wrap it in Arm(...)")
+        if not self.arms:
+            refuse("the study has no arms", found="[]", expected="at least one Arm or design", fix="add an arm to arms=[...]")
+        if not self.objectives:
+            refuse("the study has no objectives", found="[]", expected="at least one Objective", fix='add Objective("test/nll")')
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Names of the profiles that some part of the study distinguishes, the default first; empty if none does."""
+        parts = (self.base, self.protocol, *(axis for _, axis in self.nuisance))
+        named = [name for part in parts if isinstance(part, Profiles) for name, _ in cast("Profiles[Any]", part).options]
+        return tuple(dict.fromkeys(named))
+
+    def for_profile(self, profile: str) -> Study:
+        """The study with every `Profiles` value replaced by the one of this profile.
+
+        Raises:
+            StudyError: Some part has no value for the profile.
+        """
+        return Study(
+            name=self.name,
+            trainer=self.trainer,
+            base=_chosen("base", self.base, profile),
+            arms=self.arms,
+            axes=self.axes,
+            nuisance={key: _chosen(f"nuisance axis {key!r}", axis, profile) for key, axis in self.nuisance},
+            protocol=_chosen("protocol", self.protocol, profile),
+            objectives=self.objectives,
+            question=self.question,
+        )
+
+
+def check_direction(where: str, direction: str) -> None:
+    """Refuses a direction that is neither of the two words."""
+    if direction not in ("minimize", "maximize"):
+        refuse(f"{where} has no direction", found=repr(direction), expected="minimize or maximize", fix="use one of the two words")
+
+
+def nuisance_axes(study: Study) -> AxisPairs:
+    """The nuisance axes of a study whose profile was chosen."""
+    for key, axis in study.nuisance:
+        if not isinstance(axis, (Values, Uniform, LogUniform, IntUniform)):
+            raise StudyError(
+                f"nuisance axis {key!r} is not an axis", found=repr(axis), expected="Values, Uniform, LogUniform or IntUniform", fix="use one of them"
+            )
+    return cast(AxisPairs, study.nuisance)
+
+
+def _chosen(what: str, value: Any, profile: str) -> Any:
+    if not isinstance(value, Profiles):
+        return value
+    options = dict(cast("Profiles[Any]", value).options)
+    if profile not in options:
+        raise StudyError(
+            f"{what} has no value for profile {profile!r}", found=profile, expected="one of " + ", ".join(options), fix="choose one with --profile"
+        )
+    return options[profile]
