@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from orchestrator.errors import refuse
 from orchestrator.keys import FlatConfig, Value
@@ -103,7 +103,7 @@ class IntUniform:
         return f"{'log-' if self.log else ''}integers {self.low} to {self.high}"
 
 
-Distribution: TypeAlias = Union[Values, Uniform, LogUniform, IntUniform]
+Distribution: TypeAlias = Values | Uniform | LogUniform | IntUniform
 
 
 def edges(axis: Distribution) -> tuple[Value, ...]:

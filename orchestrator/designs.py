@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from orchestrator.axes import Distribution, Values
 from orchestrator.errors import refuse
@@ -126,7 +126,7 @@ class Cross:
         object.__setattr__(self, "designs", designs)
 
 
-Design: TypeAlias = Union[Arm, Grid, OneFactorAtATime, LeaveOneOut, Sampled, Cross]
+Design: TypeAlias = Arm | Grid | OneFactorAtATime | LeaveOneOut | Sampled | Cross
 DESIGNS = (Arm, Grid, OneFactorAtATime, LeaveOneOut, Sampled, Cross)
 SAMPLERS = ("random", "sobol", "tpe")
 
@@ -134,7 +134,12 @@ SAMPLERS = ("random", "sobol", "tpe")
 def check_sampler(where: str, sampler: str, n: int) -> None:
     """Refuses a sampler that does not exist, and a number of points below 1."""
     if sampler not in SAMPLERS:
-        refuse(f"{where} names a sampler that does not exist", found=repr(sampler), expected="one of " + ", ".join(SAMPLERS), fix="name one of them")
+        refuse(
+            f"{where} names a sampler that does not exist",
+            found=repr(sampler),
+            expected="one of " + ", ".join(SAMPLERS),
+            fix="name one of them",
+        )
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         refuse(f"{where} needs a number of trials", found=repr(n), expected="a whole number from 1", fix="give at least 1")
 

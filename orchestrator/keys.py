@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
-Value: TypeAlias = Union[bool, int, float, str, None, tuple["Value", ...]]
+Value: TypeAlias = bool | int | float | str | tuple["Value", ...] | None
 FlatConfig: TypeAlias = Mapping[str, Value]
-Json: TypeAlias = Union[bool, int, float, str, None, Sequence["Json"], Mapping[str, "Json"]]
+Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
 KEY_LENGTH = 20  # hex digits: 80 bits, so a billion trials collide with probability 4e-7
 

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar, Union, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from orchestrator.axes import Distribution, IntUniform, LogUniform, Uniform, Values
 from orchestrator.designs import DESIGNS, AxisPairs, Design, check_sampler
@@ -57,9 +57,16 @@ class Replicates:
 
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            refuse("Replicates needs a number", found=repr(self.n), expected="a whole number from 1", fix="give at least 1, better 5 or more")
+            refuse(
+                "Replicates needs a number", found=repr(self.n), expected="a whole number from 1", fix="give at least 1, better 5 or more"
+            )
         if not 0 <= self.first_seed < TUNING_SEED - 1000:
-            refuse("first_seed is out of range", found=repr(self.first_seed), expected=f"0 to {TUNING_SEED - 1001}", fix="choose a smaller seed")
+            refuse(
+                "first_seed is out of range",
+                found=repr(self.first_seed),
+                expected=f"0 to {TUNING_SEED - 1001}",
+                fix="choose a smaller seed",
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class Tune:
             )
 
 
-Protocol: TypeAlias = Union[Tune, Replicates]
+Protocol: TypeAlias = Tune | Replicates
 
 
 @dataclasses.dataclass(frozen=True, slots=True, init=False)
@@ -143,9 +150,19 @@ class Study:
 
     def _check(self) -> None:
         if not re.fullmatch(r"[\w][\w.\-]{0,63}", self.name):
-            refuse("the study's name cannot name a folder", found=repr(self.name), expected="1 to 64 letters, digits, - . _", fix="rename the study")
+            refuse(
+                "the study's name cannot name a folder",
+                found=repr(self.name),
+                expected="1 to 64 letters, digits, - . _",
+                fix="rename the study",
+            )
         if self.trainer.count(":") != 1:
-            refuse("the trainer is not named", found=repr(self.trainer), expected="module:Class, such as trainers.vision:Vision", fix="name the class")
+            refuse(
+                "the trainer is not named",
+                found=repr(self.trainer),
+                expected="module:Class, such as trainers.vision:Vision",
+                fix="name the class",
+            )
         designs = (*self.arms, *(() if self.axes is None else (self.axes,)))
         for design in designs:
             if not isinstance(design, DESIGNS):
@@ -192,7 +209,10 @@ def nuisance_axes(study: Study) -> AxisPairs:
     for key, axis in study.nuisance:
         if not isinstance(axis, (Values, Uniform, LogUniform, IntUniform)):
             raise StudyError(
-                f"nuisance axis {key!r} is not an axis", found=repr(axis), expected="Values, Uniform, LogUniform or IntUniform", fix="use one of them"
+                f"nuisance axis {key!r} is not an axis",
+                found=repr(axis),
+                expected="Values, Uniform, LogUniform or IntUniform",
+                fix="use one of them",
             )
     return cast(AxisPairs, study.nuisance)
 
@@ -203,6 +223,9 @@ def _chosen(what: str, value: Any, profile: str) -> Any:
     options = dict(cast("Profiles[Any]", value).options)
     if profile not in options:
         raise StudyError(
-            f"{what} has no value for profile {profile!r}", found=profile, expected="one of " + ", ".join(options), fix="choose one with --profile"
+            f"{what} has no value for profile {profile!r}",
+            found=profile,
+            expected="one of " + ", ".join(options),
+            fix="choose one with --profile",
         )
     return options[profile]
