@@ -1,0 +1,47 @@
+"""What every test runs under: a home of its own, no key of the user's, and in CI no skipping."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Generator
+
+import pytest
+
+NO_SKIP = os.environ.get("TESSERA_CI_NO_SKIP") == "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_home(tmp_path_factory: pytest.TempPathFactory) -> Generator[pathlib.Path]:
+    """A home folder for this run: XManager, TFDS and W&B keep files there, and W&B looks there for a key."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_"))]:
+            patch.delenv(name)
+        patch.delenv("TFDS_DATA_DIR", raising=False)
+        patch.setenv("HOME", str(home))
+        yield home
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skipped test is a failed one: what is not run there is not known to work."""
+    report = yield
+    if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped ({_reason(report)}), and TESSERA_CI_NO_SKIP=1 forbids that"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a file that skips itself as a whole."""
+    report = yield
+    if NO_SKIP and report.outcome == "skipped":
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped as a whole ({_reason(report)}), and TESSERA_CI_NO_SKIP=1 forbids that"
+    return report
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
