@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from orchestrator.axes import Distribution, Values
@@ -101,18 +101,26 @@ class Sampled:
         n: How many points.
         sampler: Which way.
         seed: Fixes the draw.
+        select: Validation metric that leads `tpe`; its mean over an arm's replicates.
+        direction: Which way `select` is better.
     """
 
     axes: AxisPairs
     n: int
     sampler: str
     seed: int
+    select: str
+    direction: str
 
-    def __init__(self, axes: Axes, n: int, *, sampler: str = "sobol", seed: int = 0) -> None:
+    def __init__(
+        self, axes: Axes, n: int, *, sampler: str = "sobol", seed: int = 0, select: str = "val/nll", direction: str = "minimize"
+    ) -> None:
         object.__setattr__(self, "axes", tuple(axes.items()))
         object.__setattr__(self, "n", n)
         object.__setattr__(self, "sampler", sampler)
         object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "select", select)
+        object.__setattr__(self, "direction", direction)
         check_sampler("Sampled", sampler, n)
 
 
@@ -160,8 +168,3 @@ def _finite(design: str, axes: Mapping[str, Values]) -> AxisPairs:
 
 def _short(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def names_of(designs: Sequence[Design]) -> str:
-    """The kinds of designs in a list, for messages."""
-    return ", ".join(type(design).__name__ for design in designs)

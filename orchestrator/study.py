@@ -37,6 +37,12 @@ class Profiles(Generic[T]):
             refuse("Profiles() names no profile", expected="at least one", fix="write Profiles(laptop=..., paper=...)")
 
 
+def check_direction(where: str, direction: str) -> None:
+    """Refuses a direction that is neither of the two words."""
+    if direction not in ("minimize", "maximize"):
+        refuse(f"{where} has no direction", found=repr(direction), expected="minimize or maximize", fix="use one of the two words")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Objective:
     """A metric that the study reports, on test data, and which way is better."""
@@ -185,23 +191,18 @@ class Study:
         Raises:
             StudyError: Some part has no value for the profile.
         """
-        return Study(
-            name=self.name,
-            trainer=self.trainer,
-            base=_chosen("base", self.base, profile),
-            arms=self.arms,
-            axes=self.axes,
-            nuisance={key: _chosen(f"nuisance axis {key!r}", axis, profile) for key, axis in self.nuisance},
-            protocol=_chosen("protocol", self.protocol, profile),
-            objectives=self.objectives,
-            question=self.question,
-        )
+        chosen = {key: _chosen(f"nuisance axis {key!r}", axis, profile) for key, axis in self.nuisance}
+        base, protocol = _chosen("base", self.base, profile), _chosen("protocol", self.protocol, profile)
+        return self._with(base=base, nuisance=chosen, protocol=protocol)
 
+    def asking(self, question: str) -> Study:
+        """The study with its question filled in."""
+        return self._with(question=question)
 
-def check_direction(where: str, direction: str) -> None:
-    """Refuses a direction that is neither of the two words."""
-    if direction not in ("minimize", "maximize"):
-        refuse(f"{where} has no direction", found=repr(direction), expected="minimize or maximize", fix="use one of the two words")
+    def _with(self, **changes: Any) -> Study:
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values |= {"nuisance": dict(self.nuisance), **changes}
+        return Study(**values)
 
 
 def nuisance_axes(study: Study) -> AxisPairs:

@@ -1,0 +1,114 @@
+"""Everything wrong with a study, found before anything is written or spent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from orchestrator.axes import edges
+from orchestrator.config import check_value, flatten, leaves, resolve
+from orchestrator.contract import Trainer
+from orchestrator.designs import Arm, AxisPairs
+from orchestrator.errors import Problem, did_you_mean
+from orchestrator.expand import arms_of, axes_of
+from orchestrator.keys import FlatConfig
+from orchestrator.study import Study, Tune, nuisance_axes
+
+
+def base_problem(study: Study, trainer: Trainer) -> Problem | None:
+    """Whether the base is a config of the trainer."""
+    if isinstance(study.base, trainer.config_class):
+        return None
+    expected = f"a {trainer.config_class.__name__}, the config class of {trainer.name}"
+    return Problem(
+        "the base config is of the wrong type", found=repr(study.base)[:80], expected=expected, fix="build the base with that class"
+    )
+
+
+def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Problem]:
+    """Every problem of a study whose profile was chosen, in the order of the file.
+
+    Args:
+        study: Without `Profiles`.
+        trainer: Which it names.
+        base: Its base config, flat, with the command line's settings applied.
+    """
+    arms = arms_of(study.arms, study.axes, base)
+    axes = nuisance_axes(study)
+    problems = [*_name_problems(arms), *_collisions(study, axes), *_protocol_problems(study, axes)]
+    problems += [*_axis_problems(study, trainer, axes)]
+    for arm in arms:
+        config, wrong = resolve(trainer.config_class, base, arm.overrides, where=f"arm {arm.name!r}")
+        problems += wrong
+        if not wrong:
+            problems += _in_arm(arm, trainer.problems(config))
+    return list(dict.fromkeys(problems))
+
+
+def flat_base(study: Study) -> FlatConfig:
+    """The base config as a flat dict."""
+    return flatten(study.base)
+
+
+def _name_problems(arms: Sequence[Arm]) -> Iterator[Problem]:
+    for name, count in Counter(arm.name for arm in arms).items():
+        if count > 1:
+            yield Problem(f"{count} arms are named {name!r}", found=name, expected="a name for each arm", fix="rename one of them")
+    baselines = [arm.name for arm in arms if arm.baseline]
+    if len(baselines) > 1:
+        found = ", ".join(repr(name) for name in baselines)
+        yield Problem("more than one arm is the baseline", found=found, expected="one at most", fix="drop baseline=True from the others")
+
+
+def _collisions(study: Study, axes: AxisPairs) -> Iterator[Problem]:
+    explicit = {arm.name: arm.overrides for arm in arms_of(study.arms, None, flat_base(study))}
+    scientific = dict(axes_of(study.axes)) if study.axes is not None else {}
+    for kind, keys in (("nuisance axis", [key for key, _ in axes]), ("scientific axis", list(scientific))):
+        for key in keys:
+            names = [repr(name) for name, overrides in explicit.items() if key in overrides]
+            if names:
+                fix = "an axis has the same values in every arm: drop it from the arms, or from the axes"
+                yield Problem(f"{kind} {key!r} collides with an arm", found=f"set by {', '.join(names)}", expected="one place", fix=fix)
+    for key, _ in axes:
+        if key in scientific:
+            yield Problem(
+                f"{key!r} is both a scientific and a nuisance axis", found=key, expected="one role", fix="drop it from one of the two"
+            )
+
+
+def _protocol_problems(study: Study, axes: AxisPairs) -> Iterator[Problem]:
+    tunes = isinstance(study.protocol, Tune)
+    if axes and not tunes:
+        keys = ", ".join(key for key, _ in axes)
+        fix = "write protocol=Tune(trials=..., select=..., then=Replicates(...))"
+        yield Problem("nuisance axes need a protocol that tunes them", found=f"{keys} with {study.protocol}", expected="Tune(...)", fix=fix)
+    if tunes and not axes:
+        yield Problem(
+            "Tune has nothing to tune", found="no nuisance axes", expected="nuisance={...}", fix="name an axis, or use Replicates(n)"
+        )
+
+
+def _axis_problems(study: Study, trainer: Trainer, axes: AxisPairs) -> Iterator[Problem]:
+    known = leaves(trainer.config_class)
+    for key, axis in axes:
+        if key not in known:
+            expected = did_you_mean(key, list(known))
+            yield Problem(
+                f"axis {key!r} is not a key of {trainer.config_class.__name__}", found=key, expected=expected, fix="rename the axis"
+            )
+            continue
+        wrong = (check_value(known[key], value, where=f"axis {key!r}")[1] for value in edges(axis))
+        yield from (problem for problem in wrong if problem is not None)
+    designs = (*study.arms, *(() if study.axes is None else (study.axes,)))
+    for key, axis in (*axes, *(pair for design in designs for pair in axes_of(design))):
+        for name, _ in axis.when:
+            if name not in known:
+                expected = did_you_mean(name, list(known))
+                yield Problem(
+                    f"axis {key!r} depends on {name!r}, which is no key", found=name, expected=expected, fix="rename it in when={...}"
+                )
+
+
+def _in_arm(arm: Arm, problems: Sequence[Problem]) -> Iterator[Problem]:
+    for problem in problems:
+        yield Problem(f"arm {arm.name!r}: {problem.what}", problem.found, problem.expected, problem.fix)

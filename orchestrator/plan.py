@@ -1,0 +1,216 @@
+"""The plan: every trial that a study needs, given what is already known, and what that leaves to do.
+
+A pure function of the study and of the outcomes recorded so far. The driver calls it again as outcomes arrive: a tuned
+arm's replicates exist once its tuning is finished, an adaptive sampler's next points once its last batch is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from orchestrator.config import resolve, signature_of
+from orchestrator.contract import Trainer
+from orchestrator.designs import Arm, Sampled
+from orchestrator.expand import arms_of, proposals
+from orchestrator.keys import FlatConfig, canonical, cell_key, trial_key
+from orchestrator.records import Phase, TrialState
+from orchestrator.study import TUNING_SEED, Replicates, Study, Tune, nuisance_axes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What is known of a trial: where it stands and, when complete, its final metrics."""
+
+    state: TrialState
+    metrics: Mapping[str, float]
+
+
+Outcomes = Mapping[str, Outcome]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCell:
+    """One fully resolved config.
+
+    Attributes:
+        key: Content key of trainer, version and config.
+        config: Every key of the config class.
+        signature: Of the compiled program.
+        cost: `cost/parameters`, `cost/train_gflops`, …
+    """
+
+    key: str
+    config: FlatConfig
+    signature: str
+    cost: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTrial:
+    """One trial and its place in the study.
+
+    Attributes:
+        key: Content key of cell and seed.
+        cell: What it trains.
+        arm: Name of its arm.
+        phase: Tuning or replicate.
+        index: Number in its arm and phase, from 0.
+        seed: Fixes every random draw.
+        point: Values of the nuisance axes.
+        position: Order in which trials are handed to workers.
+    """
+
+    key: str
+    cell: PlannedCell
+    arm: str
+    phase: Phase
+    index: int
+    seed: int
+    point: FlatConfig
+    position: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedArm:
+    """One arm, as far as it can be planned.
+
+    Attributes:
+        arm: Its name and overrides.
+        cell: Its config, with the nuisance axes at their selected values or, before that, at the base's.
+        tune_trials: Tuning trials it gets.
+        replicates: Replicates it gets.
+        selected: Nuisance values chosen on validation data; None until tuning is finished.
+        trials: Those that can be planned now.
+    """
+
+    arm: Arm
+    cell: PlannedCell
+    tune_trials: int
+    replicates: int
+    selected: FlatConfig | None
+    trials: tuple[PlannedTrial, ...]
+
+    @property
+    def pending(self) -> int:
+        """Trials that wait for a selection or for an adaptive sampler."""
+        return self.tune_trials + self.replicates - len(self.trials)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Every arm of a study, in the order of its tables."""
+
+    arms: tuple[PlannedArm, ...]
+
+    @property
+    def trials(self) -> Iterator[PlannedTrial]:
+        """Every trial that can be planned now, in plan order."""
+        return (trial for arm in self.arms for trial in arm.trials)
+
+
+class Planner:
+    """Plans one study. Cells, signatures and costs are computed once, however often it is asked."""
+
+    def __init__(self, study: Study, trainer: Trainer, base: FlatConfig) -> None:
+        self.study, self.trainer, self.base = study, trainer, base
+        self._axes = nuisance_axes(study)
+        self._cells: dict[str, PlannedCell] = {}
+        self._cost_of: Callable[[str], Mapping[str, float]] = functools.cache(lambda signature: self.trainer.cost(self._example[signature]))
+        self._example: dict[str, FlatConfig] = {}
+
+    def plan(self, outcomes: Outcomes) -> Plan:
+        """All that can be planned from these outcomes."""
+        arms = arms_of(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
+        return Plan(arms=tuple(self.plan_arm(arm, number, outcomes) for number, arm in enumerate(arms)))
+
+    def plan_arm(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
+        """The tuning trials of an arm and, once they are finished, its replicates."""
+        protocol, config = self.study.protocol, self._resolved(arm)
+        tune = protocol if isinstance(protocol, Tune) else None
+        then = tune.then if tune is not None else _replicates(protocol)
+        tuning = [] if tune is None else self._tuning(tune, arm, config, outcomes)
+        selected: FlatConfig | None = {} if tune is None else self._selected(tune, tuning, outcomes)
+        cell = self._cell(config, selected or {})
+        runs = (
+            [] if selected is None else [self._trial(arm, cell, selected, Phase.REPLICATE, i, then.first_seed + i) for i in range(then.n)]
+        )
+        total = (tune.trials if tune else 0) + then.n
+        placed = [dataclasses.replace(trial, position=number * total + place) for place, trial in enumerate([*tuning, *runs])]
+        budget = tune.trials if tune is not None else 0
+        return PlannedArm(arm=arm, cell=cell, tune_trials=budget, replicates=then.n, selected=selected, trials=tuple(placed))
+
+    def _tuning(self, tune: Tune, arm: Arm, config: FlatConfig, outcomes: Outcomes) -> list[PlannedTrial]:
+        def trial(point: FlatConfig, index: int = 0) -> PlannedTrial:
+            return self._trial(arm, self._cell(config, point), point, Phase.TUNE, index, TUNING_SEED)
+
+        def score(point: FlatConfig) -> float | None:
+            return _score_of(outcomes.get(trial(point).key), tune.select)
+
+        points = proposals(
+            self._axes,
+            tune.trials,
+            sampler=tune.sampler,
+            seed=tune.seed,
+            direction=tune.direction,
+            context=self._context(config),
+            score=score,
+        )
+        return [trial(point, index) for index, point in enumerate(points)]
+
+    def _context(self, config: FlatConfig) -> FlatConfig:
+        return {key: value for key, value in config.items() if key not in dict(self._axes)}
+
+    def _selected(self, tune: Tune, tuning: Sequence[PlannedTrial], outcomes: Outcomes) -> FlatConfig | None:
+        """Best complete tuning trial, the first of equals; None while one is unfinished, or if none has the metric."""
+        if len(tuning) < tune.trials:
+            return None
+        scores = [_score_of(outcomes.get(trial.key), tune.select) for trial in tuning]
+        known = [(score, trial) for score, trial in zip(scores, tuning, strict=True) if score is not None and math.isfinite(score)]
+        if len([score for score in scores if score is not None]) < tune.trials or not known:
+            return None
+        sign = 1.0 if tune.direction == "minimize" else -1.0
+        return min(known, key=lambda pair: sign * pair[0])[1].point
+
+    def _score(self, outcomes: Outcomes, arm: Arm, design: Sampled) -> float | None:
+        planned = self.plan_arm(arm, 0, outcomes)
+        if planned.selected is None:
+            return None
+        scores = [_score_of(outcomes.get(trial.key), design.select) for trial in planned.trials if trial.phase is Phase.REPLICATE]
+        known = [score for score in scores if score is not None]
+        return None if len(known) < len(scores) else sum(known) / len(known)
+
+    def _resolved(self, arm: Arm) -> FlatConfig:
+        config, problems = resolve(self.trainer.config_class, self.base, arm.overrides, where=f"arm {arm.name!r}")
+        assert not problems, "a study is checked before it is planned"
+        return config
+
+    def _cell(self, config: FlatConfig, point: FlatConfig) -> PlannedCell:
+        full, problems = resolve(self.trainer.config_class, config, point, where="point")
+        assert not problems, "the edges of every axis were checked"
+        text = canonical(dict(full))
+        if text not in self._cells:
+            program = f"{self.trainer.name} {self.trainer.version}"
+            signature = signature_of(self.trainer.config_class, full, program=program)
+            self._example.setdefault(signature, full)
+            key = cell_key(self.trainer.name, self.trainer.version, full)
+            self._cells[text] = PlannedCell(key=key, config=full, signature=signature, cost=self._cost_of(signature))
+        return self._cells[text]
+
+    def _trial(self, arm: Arm, cell: PlannedCell, point: FlatConfig, phase: Phase, index: int, seed: int) -> PlannedTrial:
+        key = trial_key(cell.key, seed)
+        return PlannedTrial(key=key, cell=cell, arm=arm.name, phase=phase, index=index, seed=seed, point=point, position=0)
+
+
+def _replicates(protocol: object) -> Replicates:
+    assert isinstance(protocol, Replicates)
+    return protocol
+
+
+def _score_of(outcome: Outcome | None, metric: str) -> float | None:
+    """Value of a metric of a finished trial, NaN if it ended without one, None if it is not finished."""
+    if outcome is None or not outcome.state.is_terminal:
+        return None
+    return outcome.metrics.get(metric, math.nan)
