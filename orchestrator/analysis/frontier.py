@@ -1,0 +1,49 @@
+"""Which cells no other cell dominates: nothing else is at least as good in every objective and better in one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.analysis.metrics import direction_of
+from orchestrator.analysis.summary import Mean, summarise
+from orchestrator.records import StudyRecord
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FrontierPoint:
+    """The cell of one arm, in as many metrics as the frontier has.
+
+    Attributes:
+        arm: The arm.
+        means: One for each metric asked for, in that order.
+        on_frontier: No other cell dominates it, judged by the means.
+    """
+
+    arm: str
+    means: tuple[Mean, ...]
+    on_frontier: bool
+
+
+def frontier(record: StudyRecord, metrics: Sequence[str]) -> tuple[FrontierPoint, ...]:
+    """The arms that have a finite mean in every metric, in the order of the study file. A metric of no direction is minimised."""
+    rows = [(row.name, tuple(row.means[metric] for metric in metrics)) for row in summarise(record) if row.means.keys() >= set(metrics)]
+    rows = [(name, means) for name, means in rows if all(np.isfinite(mean.mean) for mean in means)]
+    signs = np.array([-1.0 if direction_of(record, metric) == "maximize" else 1.0 for metric in metrics])
+    points = np.array([[mean.mean for mean in means] for _, means in rows], dtype=np.float64).reshape(len(rows), len(metrics))
+    kept = non_dominated(points * signs)
+    return tuple(FrontierPoint(arm=name, means=means, on_frontier=bool(on)) for (name, means), on in zip(rows, kept, strict=True))
+
+
+def non_dominated(points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which rows of [cell, objective] no other row dominates, every objective being minimised. Equal rows keep each other.
+
+    >>> non_dominated(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0]])).tolist()
+    [True, True, False]
+    """
+    no_worse = (points[:, None, :] <= points[None, :, :]).all(axis=2)
+    better = (points[:, None, :] < points[None, :, :]).any(axis=2)
+    return np.logical_not(np.any(no_worse & better, axis=0))

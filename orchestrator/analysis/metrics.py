@@ -1,0 +1,74 @@
+"""Which metrics of a study are shown, in which order, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.records import Phase, StudyRecord, TrialRecord, TrialState
+
+_TEST_ORDER = ("test/nll", "test/error", "test/accuracy", "test/ece", "test/brier", "test/diversity")
+_CORRUPTED = ("corrupted/nll", "corrupted/error")
+_COST_ORDER = ("cost/train_gflops", "cost/parameters")
+_LESS_IS_BETTER = frozenset({"nll", "error", "ece", "brier", "loss", "fpr95"})
+_MORE_IS_BETTER = frozenset({"accuracy", "auroc"})
+
+
+def is_cost(metric: str) -> bool:
+    """The metric says what a cell costs, not how good it is."""
+    return metric.startswith("cost/")
+
+
+def direction_of(record: StudyRecord, metric: str) -> str:
+    """`minimize`, `maximize`, or empty for a metric of which neither is better, such as diversity."""
+    for objective in record.objectives:
+        if objective.metric == metric:
+            return objective.direction
+    name = metric.rpartition("/")[2]
+    if is_cost(metric) or name in _LESS_IS_BETTER:
+        return "minimize"
+    return "maximize" if name in _MORE_IS_BETTER else ""
+
+
+def final_value(trial: TrialRecord, metric: str) -> float | None:
+    """The trial's result in one metric; a cost is known before training. None where it has none."""
+    if trial.state is TrialState.COMPLETE and metric in trial.metrics:
+        return trial.metrics[metric]
+    return trial.cost.get(metric)
+
+
+def columns(record: StudyRecord) -> tuple[str, ...]:
+    """Metrics of the arm table: objectives, then other test metrics, corrupted ones, costs."""
+    objectives = [objective.metric for objective in record.objectives]
+    found: set[str] = set()
+    for trial in record.trials:
+        found.update(trial.cost)
+        if trial.phase is Phase.REPLICATE and trial.state is TrialState.COMPLETE:
+            found.update(trial.metrics)
+    test = [metric for metric in found if metric.startswith("test/")]
+    corrupted = [metric for metric in _CORRUPTED if metric in found]
+    cost = [metric for metric in found if is_cost(metric)]
+    return tuple(dict.fromkeys([*objectives, *_ordered(test, _TEST_ORDER), *corrupted, *_ordered(cost, _COST_ORDER)]))
+
+
+def quality_metric(record: StudyRecord) -> str:
+    """The first objective that is not a cost: what the answer is about. Empty for a study without one."""
+    return next((objective.metric for objective in record.objectives if not is_cost(objective.metric)), "")
+
+
+def cost_metric(record: StudyRecord) -> str:
+    """What the frontier is drawn against: the first cost among the objectives, else training GFLOPs, else any cost."""
+    shown = [metric for metric in columns(record) if is_cost(metric)]
+    return shown[0] if shown else ""
+
+
+def curve_metric(record: StudyRecord) -> str:
+    """The metric whose learning curves are shown: what tuning selects by, else the objective's validation twin."""
+    reported = {metric for trial in record.trials for rung in trial.rungs for metric in rung.metrics}
+    twin = "val/" + quality_metric(record).rpartition("/")[2]
+    wished = [record.select, twin, quality_metric(record), "train/loss", *sorted(reported)]
+    return next((metric for metric in wished if metric in reported), "")
+
+
+def _ordered(metrics: Iterable[str], first: tuple[str, ...]) -> list[str]:
+    rank = {metric: position for position, metric in enumerate(first)}
+    return sorted(metrics, key=lambda metric: (rank.get(metric, len(first)), metric))

@@ -1,0 +1,92 @@
+"""The arm table: mean and standard error of every metric over the finished replicates of every arm."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from orchestrator.analysis.metrics import columns, final_value, is_cost
+from orchestrator.records import ArmRecord, Phase, StudyRecord, TrialState
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """A mean over replicates.
+
+    Attributes:
+        mean: NaN without values; infinite if a value is.
+        se: Standard error: sample standard deviation (n - 1) over √n. NaN below two values, or if one is not finite.
+        n: Number of values.
+    """
+
+    mean: float
+    se: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ArmSummary:
+    """One row of the arm table.
+
+    Attributes:
+        name: Of the arm.
+        baseline: It is what others are measured against.
+        n: Finished replicates.
+        planned: Replicates that the protocol gives it.
+        means: Metric to its mean, for each column that the arm has values of.
+    """
+
+    name: str
+    baseline: bool
+    n: int
+    planned: int
+    means: Mapping[str, Mean]
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Mean and standard error of some values.
+
+    >>> mean_of([1.0, 2.0, 3.0])
+    Mean(mean=2.0, se=0.5773502691896258, n=3)
+    """
+    n = len(values)
+    if n == 0:
+        return Mean(mean=math.nan, se=math.nan, n=0)
+    if not all(math.isfinite(value) for value in values):
+        return Mean(mean=sum(values), se=math.nan, n=n)
+    if n == 1 or min(values) == max(values):  # a cost that all replicates share has no rounding error to show
+        return Mean(mean=values[0], se=math.nan if n == 1 else 0.0, n=n)
+    return Mean(mean=statistics.fmean(values), se=statistics.stdev(values) / math.sqrt(n), n=n)
+
+
+def replicate_values(record: StudyRecord, arm: str, metric: str) -> dict[int, float]:
+    """The metric of each finished replicate of an arm, by the replicate's index."""
+    done = (trial for trial in record.of(arm, Phase.REPLICATE) if trial.state is TrialState.COMPLETE)
+    found = {trial.index: final_value(trial, metric) for trial in done}
+    return {index: value for index, value in found.items() if value is not None}
+
+
+def summarise(record: StudyRecord) -> tuple[ArmSummary, ...]:
+    """One row for each arm, in the order of the study file."""
+    metrics = columns(record)
+    return tuple(_row(record, arm, metrics) for arm in record.arms)
+
+
+def _row(record: StudyRecord, arm: ArmRecord, metrics: Sequence[str]) -> ArmSummary:
+    done = sum(trial.state is TrialState.COMPLETE for trial in record.of(arm.name, Phase.REPLICATE))
+    means: dict[str, Mean] = {}
+    for metric in metrics:
+        values = list(replicate_values(record, arm.name, metric).values()) or _known_cost(record, arm.name, metric)
+        if values:
+            means[metric] = mean_of(values)
+    return ArmSummary(name=arm.name, baseline=arm.baseline, n=done, planned=arm.replicates, means=means)
+
+
+def _known_cost(record: StudyRecord, arm: str, metric: str) -> list[float]:
+    """A cost that all trials of the arm agree on, for an arm of which no replicate is finished."""
+    if not is_cost(metric):
+        return []
+    known = {trial.cost[metric] for trial in record.trials if trial.arm == arm and metric in trial.cost}
+    return list(known) if len(known) == 1 else []
