@@ -18,8 +18,9 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # A module may import what stands before it. `report` is above `driver` in the story of a run, but knows records only.
 # fmt: off
 SPINE = (
-    "errors", "keys", "config", "contract", "records", "axes", "designs", "study", "expand", "check", "load", "plan",
-    "ledger", "worker", "driver", "cli",
+    "errors", "keys", "config", "contract", "records", "provenance",
+    "axes", "designs", "study", "expand", "check", "load", "plan", "diff", "spec",
+    "ledger", "worker", "progress", "driver", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
