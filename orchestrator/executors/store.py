@@ -1,0 +1,96 @@
+"""What a fleet must find again after its launcher was killed: one small file for each unit, written before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from orchestrator.errors import LaunchError
+from orchestrator.executors.base import WorkerSpec, file_name
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UnitRecord:
+    """One unit, as a launcher left it.
+
+    Attributes:
+        number: Its work unit id, counted from 1.
+        spec: What was to be started.
+        handle: JSON of its handle; empty when the launcher died between starting it and writing this.
+    """
+
+    number: int
+    spec: WorkerSpec
+    handle: str
+
+
+class UnitStore:
+    """The records of one fleet. The intent is on disk before a worker is, so none is ever started unseen."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+
+    def read(self) -> list[UnitRecord]:
+        """Every record, in the order of the units' numbers.
+
+        Raises:
+            LaunchError: A record cannot be read.
+        """
+        paths = self._folder.glob("*.unit.json")
+        return sorted((_read(path) for path in paths), key=lambda record: record.number)
+
+    def write(self, record: UnitRecord) -> None:
+        """Keeps a record, whole or not at all; a second one of the same identity replaces the first."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(record.spec.identity)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        with open(partial, "w", encoding="utf-8", opener=_for_the_user_alone) as file:
+            json.dump(_to_row(record), file)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut would otherwise leave an empty file under the final name
+        partial.replace(path)
+
+    def forget(self, identity: str) -> None:
+        """Drops the record of a unit that could not be started."""
+        self._path(identity).unlink(missing_ok=True)
+
+    def _path(self, identity: str) -> pathlib.Path:
+        return self._folder / f"{file_name(identity)}.unit.json"
+
+
+def _for_the_user_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # the address of a database may hold a password
+
+
+def _to_row(record: UnitRecord) -> dict[str, Any]:
+    spec = dataclasses.asdict(record.spec) | {"log": str(record.spec.log), "folder": str(record.spec.folder)}
+    return {"number": record.number, "spec": spec, "handle": record.handle}
+
+
+def _read(path: pathlib.Path) -> UnitRecord:
+    try:
+        row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        spec: dict[str, Any] = row["spec"]
+        return UnitRecord(
+            number=row["number"],
+            spec=WorkerSpec(
+                identity=spec["identity"],
+                argv=tuple(spec["argv"]),
+                env=tuple((name, value) for name, value in spec["env"]),
+                log=pathlib.Path(spec["log"]),
+                folder=pathlib.Path(spec["folder"]),
+                cpus=spec["cpus"],
+                gpus=spec["gpus"],
+            ),
+            handle=row["handle"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise LaunchError(
+            "the record of a worker cannot be read",
+            found=f"{path}: {error!r}",
+            expected="what an earlier run wrote there",
+            fix="see that the worker has ended, then delete the file",
+        ) from error
