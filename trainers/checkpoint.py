@@ -1,0 +1,134 @@
+"""One lane's checkpoint: named arrays in a safetensors file that knows its own hash, written so that a kill never loses it.
+
+The file before the last is kept. A torn, edited or foreign file is told by its hash or its key and passed over; the lane
+then goes on from the one before, or from the start. No pickle: a file can hold nothing but arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+LATEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a lane needs to go on.
+
+    Attributes:
+        key: The lane's key: a checkpoint of another lane is never taken up.
+        program: Backend, flags, strategy and versions that computed it, in words.
+        arrays: Every leaf of the lane's state, by its path.
+    """
+
+    key: str
+    program: str
+    arrays: Mapping[str, np.ndarray]
+
+
+class Saver:
+    """Saves and removes checkpoints on a thread of its own, in the order of the calls: training does not wait for disks.
+
+    A disk that is full or gone costs the checkpoint, with a warning, and not the trial.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: list[Future[None]] = []
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown(wait=True)
+        self._raise_errors()
+
+    def save(self, folder: pathlib.Path, checkpoint: Checkpoint) -> None:
+        """Saves later, at the latest when the saver is left."""
+        self._submit(save, folder, checkpoint)
+
+    def remove(self, folder: pathlib.Path) -> None:
+        """Removes later, after every earlier save."""
+        self._submit(remove, folder)
+
+    def _submit(self, job: Callable[..., None], *arguments: Any) -> None:
+        self._raise_errors()
+        self._pending.append(self._thread.submit(_warned, job, *arguments))
+
+    def _raise_errors(self) -> None:
+        for future in [future for future in self._pending if future.done()]:
+            self._pending.remove(future)
+            future.result()
+
+
+def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
+    """Writes the checkpoint in one stroke and keeps the one before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
+    metadata = {"key": checkpoint.key, "program": checkpoint.program, "sha256": content_hash(arrays)}
+    fresh = folder / f"checkpoint.{os.getpid()}.tmp"
+    with fresh.open("wb") as file:
+        file.write(safetensors.numpy.save(arrays, metadata=metadata))
+        file.flush()
+        os.fsync(file.fileno())
+    if (folder / LATEST).exists():
+        os.replace(folder / LATEST, folder / PREVIOUS)
+    os.replace(fresh, folder / LATEST)
+
+
+def load(folder: pathlib.Path, key: str) -> Checkpoint | None:
+    """The newest sound checkpoint of this lane, or None when it has to start from scratch."""
+    for name in (LATEST, PREVIOUS):
+        if (folder / name).exists():
+            try:
+                return _read(folder / name, key)
+            except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+                log.warning("checkpoint %s is passed over: %s", folder / name, error)
+    return None
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Deletes the checkpoints of a lane that will not go on, and what a killed writer left."""
+    for file in folder.glob("checkpoint.*"):
+        file.unlink(missing_ok=True)
+
+
+def content_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and bytes, in the order of names: equal when and only when every bit is."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        digest.update(f"{name} {array.dtype.name} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _warned(job: Callable[..., None], folder: pathlib.Path, *arguments: Any) -> None:
+    try:
+        job(folder, *arguments)
+    except OSError as error:
+        log.warning("%s: %s failed (%s); after a kill the lane would go on from an earlier step", folder, job.__name__, error)
+
+
+def _read(file: pathlib.Path, key: str) -> Checkpoint:
+    with safetensors.safe_open(file, framework="numpy") as reader:
+        metadata = reader.metadata() or {}
+        arrays = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 - not a mapping
+    if metadata["key"] != key:
+        raise ValueError(f"it belongs to trial {metadata['key']}")
+    if content_hash(arrays) != metadata["sha256"]:
+        raise ValueError("its content does not match its hash")
+    return Checkpoint(key=key, program=metadata["program"], arrays=arrays)

@@ -1,0 +1,173 @@
+"""A trainer that draws seeded learning curves in milliseconds: for tests, demos, and as the whole contract in one file.
+
+The curve relaxes from ln 10 towards a floor that depends on the learning rate (a bowl around an optimum, in decades)
+and on the model's size, with noise that only the seed and the step decide. Everything a real trainer must do is here:
+pull, resume, report at rungs, obey verdicts, checkpoint when asked to stop, refill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import random
+import signal
+import time
+from collections.abc import Mapping, Sequence
+
+from orchestrator.contract import FlatConfig, Host, Lane, Probe, Problem, Report, Verdict, build, signature_of, static, traced
+
+START = math.log(10.0)  # nll of a guess among ten classes
+WIDTH = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CurvesConfig:
+    """Everything that decides a curve, beside its seed."""
+
+    family: str = static("plain", "name of the curve: trials of two families never share a pack", choices=("plain", "wide", "deep"))
+    size: int = static(100, "width of the pretended model: its cost grows with the square, its floor falls slowly", low=1)
+    learning_rate: float = traced(1e-2, "its distance to `optimum`, in decades, lifts the floor", low=1e-12)
+    optimum: float = traced(1e-2, "learning rate with the lowest floor", low=1e-12)
+    floor: float = traced(0.3, "nll that a model of size 100 ends at, at the best rate", low=0.0)
+    noise: float = traced(0.01, "standard deviation of the noise that each rung adds, in nats", low=0.0)
+    steps: int = traced(100, "steps of a trial", low=1)
+    rung_steps: int = static(20, "steps between reports and checkpoints", low=1)
+    sleep_s: float = traced(0.0, "seconds that a rung takes", low=0.0)
+    diverge_above: float = traced(1e6, "learning rate above which the first rung is NaN", low=0.0)
+    raise_at: int = traced(0, "step at which the trainer raises; 0 is never", low=0)
+    kill_at: int = traced(0, "step at which the process kills itself, on every attempt; 0 is never", low=0)
+    kill_once_at: int = traced(0, "step at which the process kills itself, on the first attempt; 0 is never", low=0)
+
+
+class Curves:
+    """The trainer. See `orchestrator.contract.Trainer` for what each method promises."""
+
+    name = "trainers.curves:Curves"
+    version = "1"
+    config_class = CurvesConfig
+
+    def problems(self, config: FlatConfig) -> Sequence[Problem]:
+        """A rung longer than the trial would never be reached."""
+        curves = build(CurvesConfig, config)
+        if curves.rung_steps <= curves.steps:
+            return []
+        return [Problem("rung_steps is more than steps", str(curves.rung_steps), f"1 to {curves.steps}", "lower rung_steps")]
+
+    def cost(self, config: FlatConfig) -> Mapping[str, float]:
+        """Of a square layer, counted as 6 FLOPs a parameter."""
+        parameters = float(build(CurvesConfig, config).size ** 2)
+        return {"cost/parameters": parameters, "cost/train_gflops": 6e-9 * parameters}
+
+    def steps(self, config: FlatConfig) -> int:
+        return build(CurvesConfig, config).steps
+
+    def width(self, config: FlatConfig) -> int:  # noqa: ARG002 - every curve is as light as the next
+        return WIDTH
+
+    def data_problem(self, config: FlatConfig) -> Problem | None:  # noqa: ARG002 - there is no data
+        return None
+
+    def prepare(self, config: FlatConfig) -> None:
+        """There is no data."""
+
+    def provenance(self) -> Mapping[str, str]:
+        return {"curves": self.version}
+
+    def train(self, host: Host) -> None:
+        """Advances the lanes it holds by one rung at a time, and fills the places that fall free."""
+        curves: dict[str, _Curve] = {}
+        probed = False
+        while True:
+            curves |= {lane.key: _Curve.opened(lane) for lane in host.pull(WIDTH - len(curves))}
+            if not curves or host.stopping:  # every curve was saved at its last rung
+                return
+            started = time.monotonic()
+            reports = [curve.advance() for curve in curves.values()]
+            if not probed:
+                host.probed(_probe(curves, time.monotonic() - started))
+                probed = True
+            for key, verdict in host.report(reports).items():
+                if verdict is Verdict.CONTINUE:
+                    curves[key].save()
+                else:
+                    del curves[key]
+
+
+@dataclasses.dataclass(slots=True)
+class _Curve:
+    """One lane and where its curve stands."""
+
+    lane: Lane
+    config: CurvesConfig
+    step: int = 0
+    nll: float = START
+
+    @classmethod
+    def opened(cls, lane: Lane) -> _Curve:
+        """The lane as its checkpoint left it, or at step 0 where there is none, or a torn one."""
+        curve = cls(lane, build(CurvesConfig, lane.config))
+        try:
+            sha256, text = curve.file.read_text("utf-8").split("\n", 1)
+        except (FileNotFoundError, ValueError):
+            return curve
+        if hashlib.sha256(text.encode()).hexdigest() == sha256:
+            curve.step, curve.nll = json.loads(text)
+        return curve
+
+    @property
+    def file(self) -> pathlib.Path:
+        return self.lane.folder / "curve.json"
+
+    def save(self) -> None:
+        """Replaces the checkpoint at once, so that a reader meets the old one or the new one."""
+        text = json.dumps([self.step, self.nll])
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.file.with_suffix(f".{os.getpid()}")
+        fresh.write_text(hashlib.sha256(text.encode()).hexdigest() + "\n" + text, "utf-8")
+        os.replace(fresh, self.file)
+
+    def advance(self) -> Report:
+        """One rung on: the curve relaxes towards its floor, and the seed and the step draw the noise."""
+        config, before = self.config, self.step
+        self.step = min(before + config.rung_steps - before % config.rung_steps, config.steps)
+        self._fail_between(before, self.step)
+        time.sleep(config.sleep_s)
+        decades = math.log10(config.learning_rate / config.optimum)
+        floor = config.floor * (100 / config.size) ** 0.25 + 0.2 * decades**2
+        draw = random.Random(f"{self.lane.seed} {self.step}")
+        self.nll = floor + (self.nll - floor) * math.exp(5 * (before - self.step) / config.steps) + draw.gauss(0.0, config.noise)
+        self.nll = math.nan if config.learning_rate > config.diverge_above else abs(self.nll)
+        final = self.step == config.steps
+        splits = {"val": self.nll} | ({"test": abs(self.nll + draw.gauss(0.0, config.noise))} if final else {})
+        metrics = {
+            f"{split}/{name}": value for split, nll in splits.items() for name, value in (("nll", nll), ("error", 1 - math.exp(-nll)))
+        }
+        return Report(key=self.lane.key, step=self.step, metrics=metrics, final=final)
+
+    def _fail_between(self, before: int, now: int) -> None:
+        killed = self.lane.folder / "killed-once"
+        if before < self.config.raise_at <= now:
+            raise RuntimeError(f"raise_at={self.config.raise_at}, as configured")
+        if before < self.config.kill_at <= now or (before < self.config.kill_once_at <= now and not killed.exists()):
+            killed.parent.mkdir(parents=True, exist_ok=True)
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _probe(curves: Mapping[str, _Curve], elapsed_s: float) -> Probe:
+    lane_steps = sum(curve.step for curve in curves.values())
+    flat = next(iter(curves.values())).lane.config
+    signature = signature_of(CurvesConfig, flat, program=f"{Curves.name} {Curves.version}")
+    return Probe(
+        signature=signature, device="cpu", strategy="sequence", width=WIDTH, compile_s=0.0, lane_step_s=elapsed_s / max(lane_steps, 1)
+    )
+
+
+if __name__ == "__main__":
+    from trainers import solo
+
+    solo.main(Curves())

@@ -1,0 +1,61 @@
+"""The vision trainer: ViT, V-MoE and E³ on images. What a study file names, and `python -m trainers.vision` for one config.
+
+The plan imports this module: JAX waits until `train`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+
+from orchestrator.contract import FlatConfig, Host, Problem, build
+from trainers import constraints, flops
+from trainers.config import VisionConfig
+
+WIDTH = 4  # lanes of a pack: on a CPU they take turns, so more would only make the last pack of a study longer
+
+TRAINED_BY = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
+
+
+class Vision:
+    """See `orchestrator.contract.Trainer` for what each member promises."""
+
+    name = "trainers.vision:Vision"
+    version = "1"
+    config_class = VisionConfig
+
+    def problems(self, config: FlatConfig) -> Sequence[Problem]:
+        return constraints.problems(build(VisionConfig, config))
+
+    def cost(self, config: FlatConfig) -> Mapping[str, float]:
+        return flops.cost(build(VisionConfig, config))
+
+    def steps(self, config: FlatConfig) -> int:
+        return build(VisionConfig, config).train.steps
+
+    def width(self, config: FlatConfig) -> int:  # noqa: ARG002 - the same for every config
+        return WIDTH
+
+    def data_problem(self, config: FlatConfig) -> Problem | None:
+        from trainers.data import data_problem
+
+        return data_problem(build(VisionConfig, config).data)
+
+    def prepare(self, config: FlatConfig) -> None:
+        from trainers.data import prepare
+
+        prepare(build(VisionConfig, config).data)
+
+    def provenance(self) -> Mapping[str, str]:
+        return {package: importlib.metadata.version(package) for package in TRAINED_BY}
+
+    def train(self, host: Host) -> None:
+        from trainers.loop import train
+
+        train(host, program=f"{self.name} {self.version}", width=WIDTH)
+
+
+if __name__ == "__main__":
+    from trainers import solo
+
+    solo.main(Vision())
