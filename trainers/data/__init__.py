@@ -1,0 +1,79 @@
+"""Image classification data, read through TFDS: what can be read here, how to prepare it, and the arrays themselves.
+
+Importing this package imports neither TFDS nor JAX, so that a study of a thousand cells is planned at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.contract import DataError, Problem
+from trainers.config import DataConfig
+from trainers.data import prepared, readable
+from trainers.data.catalog import lookup
+
+__all__ = ["Split", "data_problem", "load", "prepare"]
+
+
+class Split(NamedTuple):
+    """Examples held in memory, in the order of the dataset.
+
+    Attributes:
+        images: [image, row, column, channel], 0 to 255; `trainers.augment.to_model_range` maps them to -1..1.
+        labels: Class of each image, [image], from 0.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+
+def load(config: DataConfig) -> dict[str, Split]:
+    """The splits `train`, `val`, `test` and, where the dataset has one, `corrupted`, resized to `config.image_size`.
+
+    `train` is cut to its first `config.train_examples`. All splits together may take `readable.LIMIT_BYTES`.
+
+    Raises:
+        DataError: The dataset is not prepared, does not fit the config, does not fit in memory or cannot be read.
+    """
+    prepare(config)
+    _raise(data_problem(config))
+    dataset, found = lookup(config.dataset), prepared.find(config.dataset)
+    assert found is not None, "a dataset without a problem is prepared"
+    from trainers.data.reading import Reader
+
+    reader = Reader(found, image_size=config.image_size, channels=config.channels, classes=config.classes)
+    cut = {"train": config.train_examples}
+    return {name: Split(*reader.read(split, at_most=cut.get(name, 0))) for name, split in dataset.splits().items()}
+
+
+def data_problem(config: DataConfig) -> Problem | None:
+    """Why the data cannot be read here, with the command that prepares it; None when it can. Under 5 ms."""
+    return readable.problem(config)
+
+
+def prepare(config: DataConfig) -> None:
+    """Makes the data readable. Digits are written in a second; a small dataset is downloaded if there is a network.
+
+    Large datasets are never downloaded unasked.
+
+    Raises:
+        DataError: It is not readable and cannot be made so here; says how to prepare it by hand.
+    """
+    if config.dataset == "digits":
+        if not readable.digits_are_complete():
+            from trainers.data import digits
+
+            digits.prepare(prepared.tfds_root())
+    elif readable.is_downloaded_unasked(config):
+        from trainers.data import download
+
+        download.download(config)
+    _raise(data_problem(config))
+
+
+def _raise(problem: Problem | None) -> None:
+    if problem is not None:
+        raise DataError(problem.what, found=problem.found, expected=problem.expected, fix=problem.fix)

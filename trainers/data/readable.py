@@ -1,0 +1,151 @@
+"""Why a dataset cannot be read here, and the command that changes that. Looks at files only, in under 5 ms."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+
+from orchestrator.contract import Problem
+from trainers.config import DataConfig
+from trainers.data import prepared
+from trainers.data.catalog import KNOWN, Dataset, base_name, lookup
+from trainers.data.prepared import Prepared
+
+LIMIT_BYTES = 16 * 2**30  # of all splits as uint8 arrays; they stay in memory, and ImageNet at 384 px would take 577 GiB
+DIGITS_MODULE = "trainers.data.digits"
+
+
+def problem(config: DataConfig) -> Problem | None:
+    """The first thing that stands between this config and its data; None when there is nothing."""
+    dataset = lookup(config.dataset)
+    if wrong := _mismatch(config, dataset.classes, dataset.channels):
+        return wrong
+    if config.dataset == "digits":
+        return None  # they travel with this package and are written on first use
+    try:
+        found = prepared.find(config.dataset)
+    except ValueError as error:
+        return Problem(f"dataset {config.dataset!r} is damaged", found=str(error), fix="delete that folder, then: " + command(dataset))
+    if found is None:
+        return not_prepared(dataset)
+    return (
+        _unreadable(dataset, found)
+        or _mismatch(config, found.classes, found.channels)
+        or _missing_splits(dataset, found)
+        or _too_large(config, dataset, found)
+    )
+
+
+def digits_are_complete() -> bool:
+    """The digits are prepared and every file of theirs is there."""
+    try:
+        found = prepared.find("digits:1.0.0")
+    except ValueError:
+        return False
+    return found is not None and found.made_by == DIGITS_MODULE and not found.missing_files()
+
+
+def is_downloaded_unasked(config: DataConfig) -> bool:
+    """The dataset is small, is not there, and is fetched by `prepare` when there is a network."""
+    dataset = lookup(config.dataset)
+    return bool(dataset.url) and prepared.find(config.dataset) is None and not _mismatch(config, dataset.classes, dataset.channels)
+
+
+def command(dataset: Dataset) -> str:
+    """The command line that prepares a dataset in the format that is read here.
+
+    >>> print(command(lookup("mnist")))
+    python -c "import tensorflow_datasets as tfds; tfds.builder('mnist').download_and_prepare(file_format='array_record')"
+    """
+    return f'python -c "{python_code(dataset)}"'
+
+
+def python_code(dataset: Dataset) -> str:
+    """The same as one line of Python."""
+    return f"import tensorflow_datasets as tfds; tfds.builder('{dataset.name}').download_and_prepare(file_format='array_record')"
+
+
+def not_prepared(dataset: Dataset, *, why: str = "") -> Problem:
+    """The problem of a dataset that is not there."""
+    root = prepared.tfds_root()
+    manual = f"put {dataset.manual}, into {root / 'downloads' / 'manual'}, then run: " if dataset.manual else ""
+    install = "" if importlib.util.find_spec("tensorflow") else "pip install tensorflow pillow && "
+    meant = _nearest(base_name(dataset.name))
+    return Problem(
+        f"dataset {dataset.name!r} is not prepared",
+        found=why or f"no dataset_info.json under {root / base_name(dataset.name)}",
+        expected=f"a TFDS dataset in the array_record format under {root} (set TFDS_DATA_DIR if it lies elsewhere)",
+        fix=f"set data.dataset to {meant!r}" if meant else manual + install + command(dataset),
+    )
+
+
+def _nearest(name: str) -> str | None:
+    """The known or prepared dataset that an unknown name was probably meant to be."""
+    root = prepared.tfds_root()
+    known = {entry.name for entry in KNOWN}
+    here = {folder.name for folder in root.iterdir()} if root.is_dir() else set[str]()
+    close = difflib.get_close_matches(name, sorted(known | here), n=1, cutoff=0.75)
+    return close[0] if close and name not in known else None
+
+
+def _unreadable(dataset: Dataset, found: Prepared) -> Problem | None:
+    if not {"array_record", "parquet"} & set(found.formats):
+        return Problem(
+            f"dataset {dataset.name!r} is prepared in a format that needs TensorFlow to read",
+            found=f"{', '.join(found.formats)} in {found.folder}",
+            expected="array_record",
+            fix=f"tfds convert_format --dataset_version_dir={found.folder} --out_file_format=array_record",
+        )
+    if not (found.image and found.label):
+        return Problem(
+            f"dataset {dataset.name!r} is not a classification of images",
+            found=f"features.json in {found.folder} without an image and a label",
+            expected="features `image` and `label`, or supervised keys that name them",
+            fix="choose another dataset",
+        )
+    if found.encoded and not (importlib.util.find_spec("PIL") or importlib.util.find_spec("cv2")):
+        return Problem(
+            f"dataset {dataset.name!r} holds PNG or JPEG files, and nothing here decodes them",
+            found="neither Pillow nor OpenCV is installed",
+            expected="one of them",
+            fix="pip install pillow",
+        )
+    return None
+
+
+def _mismatch(config: DataConfig, classes: int | None, channels: int | None) -> Problem | None:
+    for key, has, wanted in (("classes", classes, config.classes), ("channels", channels, config.channels)):
+        if has is not None and has != wanted:
+            return Problem(
+                f"data.{key} does not fit dataset {config.dataset!r}",
+                found=f"data.{key} = {wanted}",
+                expected=f"{has}",
+                fix=f"set data.{key} to {has}",
+            )
+    return None
+
+
+def _missing_splits(dataset: Dataset, found: Prepared) -> Problem | None:
+    if all(name in found.shards for name in dataset.names_in_tfds()):
+        return None
+    return Problem(
+        f"dataset {dataset.name!r} lacks a split that is needed",
+        found=", ".join(found.shards),
+        expected=", ".join(dataset.names_in_tfds()),
+        fix="add the dataset with its own splits to KNOWN in trainers/data/catalog.py",
+    )
+
+
+def _too_large(config: DataConfig, dataset: Dataset, found: Prepared) -> Problem | None:
+    rows = {name: found.examples(split) for name, split in dataset.splits().items()}
+    if config.train_examples:
+        rows["train"] = min(rows["train"], config.train_examples)
+    n_bytes = sum(rows.values()) * config.image_size**2 * config.channels
+    if n_bytes <= LIMIT_BYTES:
+        return None
+    return Problem(
+        f"dataset {dataset.name!r} does not fit in memory at {config.image_size} px",
+        found=f"{sum(rows.values()):,} images, {n_bytes / 2**30:,.0f} GiB",
+        expected=f"at most {LIMIT_BYTES / 2**30:.0f} GiB: images are held in memory, not streamed",
+        fix="lower data.image_size or set data.train_examples",
+    )
