@@ -19,9 +19,9 @@ def _conditions(when: When | Conditions) -> Conditions:
     return tuple((key, values if isinstance(values, tuple) else (values,)) for key, values in pairs)
 
 
-def is_active(conditions: Conditions, context: FlatConfig) -> bool:
+def is_active(conditions: When | Conditions, context: FlatConfig) -> bool:
     """Whether an axis with these conditions exists where the other keys have the values of `context`."""
-    return all(key in context and context[key] in values for key, values in conditions)
+    return all(key in context and context[key] in values for key, values in _conditions(conditions))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, init=False)

@@ -6,23 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from orchestrator.axes import edges
-from orchestrator.config import check_value, flatten, leaves, resolve
+from orchestrator.config import check_value, leaves, resolve
 from orchestrator.contract import Trainer
 from orchestrator.designs import Arm, AxisPairs
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.expand import arms_of, axes_of
 from orchestrator.keys import FlatConfig
 from orchestrator.study import Study, Tune, nuisance_axes
-
-
-def base_problem(study: Study, trainer: Trainer) -> Problem | None:
-    """Whether the base is a config of the trainer."""
-    if isinstance(study.base, trainer.config_class):
-        return None
-    expected = f"a {trainer.config_class.__name__}, the config class of {trainer.name}"
-    return Problem(
-        "the base config is of the wrong type", found=repr(study.base)[:80], expected=expected, fix="build the base with that class"
-    )
 
 
 def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Problem]:
@@ -35,7 +25,7 @@ def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Pro
     """
     arms = arms_of(study.arms, study.axes, base)
     axes = nuisance_axes(study)
-    problems = [*_name_problems(arms), *_collisions(study, axes), *_protocol_problems(study, axes)]
+    problems = [*_name_problems(arms), *_collisions(study, base, axes), *_protocol_problems(study, axes)]
     problems += [*_axis_problems(study, trainer, axes)]
     for arm in arms:
         config, wrong = resolve(trainer.config_class, base, arm.overrides, where=f"arm {arm.name!r}")
@@ -43,11 +33,6 @@ def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Pro
         if not wrong:
             problems += _in_arm(arm, trainer.problems(config))
     return list(dict.fromkeys(problems))
-
-
-def flat_base(study: Study) -> FlatConfig:
-    """The base config as a flat dict."""
-    return flatten(study.base)
 
 
 def _name_problems(arms: Sequence[Arm]) -> Iterator[Problem]:
@@ -60,8 +45,8 @@ def _name_problems(arms: Sequence[Arm]) -> Iterator[Problem]:
         yield Problem("more than one arm is the baseline", found=found, expected="one at most", fix="drop baseline=True from the others")
 
 
-def _collisions(study: Study, axes: AxisPairs) -> Iterator[Problem]:
-    explicit = {arm.name: arm.overrides for arm in arms_of(study.arms, None, flat_base(study))}
+def _collisions(study: Study, base: FlatConfig, axes: AxisPairs) -> Iterator[Problem]:
+    explicit = {arm.name: arm.overrides for arm in arms_of(study.arms, None, base)}
     scientific = dict(axes_of(study.axes)) if study.axes is not None else {}
     for kind, keys in (("nuisance axis", [key for key, _ in axes]), ("scientific axis", list(scientific))):
         for key in keys:

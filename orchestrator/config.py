@@ -102,7 +102,7 @@ def resolve(config_class: type, base: FlatConfig, overrides: FlatConfig, *, wher
         where: Who overrides, as named in messages, such as `arm 'E³'`.
     """
     known = leaves(config_class)
-    flat, problems = dict(base), []
+    flat, problems = dict(base), list[Problem]()
     for key, value in overrides.items():
         if key not in known:
             problems.append(
@@ -168,8 +168,8 @@ def _walk(config_class: type, prefix: str) -> Iterator[Leaf]:
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         key, hint = prefix + field.name, hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _walk(typing.cast(type, hint), key + ".")
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _walk(hint, key + ".")
         elif (setting := field.metadata.get("setting")) is None:
             raise ValueError(f"{config_class.__name__}.{field.name} is declared with neither static() nor traced()")
         else:

@@ -147,7 +147,10 @@ class Trainer(Protocol):
         ...
 
     def cost(self, config: FlatConfig) -> Mapping[str, float]:
-        """What is known before training: `cost/parameters`, `cost/train_gflops` (per image), … Fast: called per cell."""
+        """What is known before training: `cost/parameters`, `cost/train_gflops` (per image), …
+
+        Depends on the static part of the config alone: it is asked once for each signature.
+        """
         ...
 
     def steps(self, config: FlatConfig) -> int:

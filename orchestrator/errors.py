@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ _collector: contextvars.ContextVar[list[Problem] | None] = contextvars.ContextVa
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[list[Problem]]:
+def collected() -> Generator[list[Problem]]:
     """Inside, `refuse` gathers problems instead of raising, so that a study file's mistakes are reported all at once."""
     problems: list[Problem] = []
     token = _collector.set(problems)

@@ -59,13 +59,10 @@ def proposals(
     """
     from orchestrator.samplers import Past, SamplerKind, propose
 
-    active = {
-        key: axis for key, axis in axes if all(name in dict(axes) or is_active(((name, values),), context) for name, values in axis.when)
-    }
     kind, points, history = SamplerKind(sampler), list[dict[str, Value]](), list[Past]()
     while len(points) < n:
         size = n - len(points) if kind is not SamplerKind.TPE else min(ADAPTIVE_BATCH, n - len(points))
-        batch = propose(active, history, size, sampler=kind, seed=seed, direction=direction, context=context)
+        batch = propose(dict(axes), history, size, sampler=kind, seed=seed, direction=direction, context=context)
         points += batch
         scores = [score(point) for point in batch] if len(points) < n else []
         if any(value is None for value in scores):

@@ -11,7 +11,7 @@ import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import cast
 
 from orchestrator.contract import Trainer
@@ -135,7 +135,7 @@ def _nearby(file: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def _importing_from(folder: pathlib.Path) -> Iterator[None]:
+def _importing_from(folder: pathlib.Path) -> Generator[None]:
     sys.path.insert(0, str(folder))
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.config import resolve, signature_of
 from orchestrator.contract import Trainer
@@ -118,8 +118,7 @@ class Planner:
         self.study, self.trainer, self.base = study, trainer, base
         self._axes = nuisance_axes(study)
         self._cells: dict[str, PlannedCell] = {}
-        self._cost_of: Callable[[str], Mapping[str, float]] = functools.cache(lambda signature: self.trainer.cost(self._example[signature]))
-        self._example: dict[str, FlatConfig] = {}
+        self._costs: dict[str, Mapping[str, float]] = {}
 
     def plan(self, outcomes: Outcomes) -> Plan:
         """All that can be planned from these outcomes."""
@@ -194,9 +193,10 @@ class Planner:
         if text not in self._cells:
             program = f"{self.trainer.name} {self.trainer.version}"
             signature = signature_of(self.trainer.config_class, full, program=program)
-            self._example.setdefault(signature, full)
+            if signature not in self._costs:
+                self._costs[signature] = self.trainer.cost(full)
             key = cell_key(self.trainer.name, self.trainer.version, full)
-            self._cells[text] = PlannedCell(key=key, config=full, signature=signature, cost=self._cost_of(signature))
+            self._cells[text] = PlannedCell(key=key, config=full, signature=signature, cost=self._costs[signature])
         return self._cells[text]
 
     def _trial(self, arm: Arm, cell: PlannedCell, point: FlatConfig, phase: Phase, index: int, seed: int) -> PlannedTrial:

@@ -171,7 +171,7 @@ class Study:
             )
         designs = (*self.arms, *(() if self.axes is None else (self.axes,)))
         for design in designs:
-            if not isinstance(design, DESIGNS):
+            if not isinstance(design, DESIGNS):  # pyright: ignore[reportUnnecessaryIsInstance]
                 refuse("something in arms is not a design", found=repr(design), expected="Arm, Grid, Sampled, …", fix="wrap it in Arm(...)")
         if not self.arms:
             refuse("the study has no arms", found="[]", expected="at least one Arm or design", fix="add an arm to arms=[...]")
@@ -198,6 +198,10 @@ class Study:
     def asking(self, question: str) -> Study:
         """The study with its question filled in."""
         return self._with(question=question)
+
+    def following(self, protocol: Protocol | Profiles[Protocol]) -> Study:
+        """The study with another protocol."""
+        return self._with(protocol=protocol)
 
     def _with(self, **changes: Any) -> Study:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -1,0 +1,102 @@
+"""The command line. stdout is the result, stderr the progress; 0 done, 1 trials failed or missing, 2 user's error, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from orchestrator.errors import OrchestratorError
+
+DONE, INCOMPLETE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+DESCRIPTION = """Run a study: python launch.py studies/ablation.py
+
+A study asks one question. `run` does what is missing, and nothing twice: kill it at any moment and run the same command again.
+
+commands
+  run      plan, train what is missing, report (the default)
+  plan     show all that a run would do, and do nothing
+  status   show where the study stands, from the ledger
+  report   write the report again, from the ledger alone
+  stop     ask the launcher of this study, wherever it runs, to checkpoint and stop
+  retry    put failed trials back in the queue
+"""
+
+EPILOG = """examples
+  python launch.py studies/ablation.py                       train, then print the table and the path of the report
+  python launch.py studies/ablation.py plan                  what would it cost?
+  python launch.py studies/ablation.py --set protocol.replicates=3 --set train.steps=200 --out /tmp/quick
+  python launch.py studies/ablation.py --profile paper plan  the published setting: ImageNet, B/32
+
+exit code: 0 done, 1 some trials failed or are missing, 2 a mistake in the study or the command, 130 interrupted"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    root = argparse.ArgumentParser(
+        prog="python launch.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    root.add_argument("study", metavar="STUDY", help="the study file")
+    root.add_argument(
+        "command", nargs="?", default="run", choices=("run", "plan", "status", "report", "stop", "retry"), help="default: run"
+    )
+    root.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="DIR", help="ledger, checkpoints, reports (default: runs)"
+    )
+    root.add_argument("--profile", default="", help="which of the study's profiles, such as laptop or paper (default: the first)")
+    root.add_argument("--workers", type=_count, default=0, metavar="N", help="worker processes at once (default: one per core, at most 4)")
+    root.add_argument(
+        "--wandb",
+        choices=("auto", "online", "offline", "disabled"),
+        default="auto",
+        help="auto: online where a key is set, else offline files under DIR (default)",
+    )
+    root.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the base config, or protocol.trials / protocol.replicates; repeatable",
+    )
+    root.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    root.add_argument("--yes", action="store_true", help="do not ask before finished trials are left out of an edited study")
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    options = parser().parse_args(arguments)
+    options.workers = options.workers or max(1, min(4, os.cpu_count() or 1))
+    from orchestrator import commands
+
+    try:
+        return int(commands.COMMANDS[options.command](options))
+    except OrchestratorError as error:
+        if options.json:
+            print(json.dumps({"errors": [str(problem) for problem in error.problems]}, indent=1))
+        print(error, file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted before anything was started", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout left early, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers from 1")
+    return value

@@ -1,0 +1,191 @@
+"""What each command of `launch.py` does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator.cli import DONE, INCOMPLETE, INTERRUPTED
+from orchestrator.context import Context, plan_view, planned, read_study
+from orchestrator.driver import Driver, Ending, RunOptions, unfinished
+from orchestrator.errors import OrchestratorError, StudyError
+from orchestrator.ledger import Ledger
+from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
+from orchestrator.progress import View
+from orchestrator.provenance import launcher_provenance
+from orchestrator.publisher import Publisher
+from orchestrator.records import StudyRecord
+from orchestrator.spec import study_record
+
+
+def run(options: argparse.Namespace) -> int:
+    """Plans, trains what is missing, reports."""
+    context = read_study(options)
+    view = _view_before(context, options)
+    if view.data_problems:
+        raise StudyError.of(view.data_problems)
+    console = Console(stderr=True)
+    if not _agreed(view, options, console):
+        return DONE
+    ledger = Ledger.open(context.ledger_path)
+    console.print("\n".join(summary_lines(view)), highlight=False, markup=False, soft_wrap=True)
+    ending, complete = _drive(context, ledger, options, console)
+    if ending is Ending.INTERRUPTED:
+        console.print(f"stopped; nothing is lost. To go on: {_again(options)}", highlight=False, markup=False, soft_wrap=True)
+        return INTERRUPTED
+    record = _record(context, ledger)
+    page = _write_report(context, record)
+    _show_result(record, page, options)
+    if ending is Ending.STUCK:
+        console.print(f"workers end before they get anything done: see {context.folder / 'logs'}", style="red", highlight=False)
+    return DONE if complete else INCOMPLETE
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Shows what a run would do."""
+    view = _view_before(read_study(options), options)
+    if options.json:
+        print(json.dumps(plan_json(view), indent=1, ensure_ascii=False))
+    else:
+        _stdout().print(plan_table(view))
+    for problem in view.data_problems:
+        print(f"\n{problem}", file=sys.stderr)
+    return DONE
+
+
+def status(options: argparse.Namespace) -> int:
+    """Shows where the study stands."""
+    from orchestrator.status import status_json, status_table
+
+    context = read_study(options)
+    record = _record(context, _existing(context))
+    alive = _existing(context).live_workers(context.study.name)
+    if options.json:
+        print(json.dumps(status_json(record, alive), indent=1, ensure_ascii=False))
+    else:
+        _stdout().print(status_table(record, alive))
+    return DONE
+
+
+def report(options: argparse.Namespace) -> int:
+    """Writes the report again."""
+    context = read_study(options)
+    record = _record(context, _existing(context))
+    _show_result(record, _write_report(context, record), options)
+    return DONE
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Asks the launcher and the workers of the study to stop."""
+    context = read_study(options)
+    _existing(context).request_stop(context.study.name, True)
+    print(f"{context.study.name} was asked to stop; its workers write their checkpoints", file=sys.stderr)
+    return DONE
+
+
+def retry(options: argparse.Namespace) -> int:
+    """Puts failed trials back in the queue."""
+    context = read_study(options)
+    count = _existing(context).retry(context.study.name)
+    print(f"{count} failed trials are planned again; run the study to train them", file=sys.stderr)
+    return DONE
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "run": run,
+    "plan": plan,
+    "status": status,
+    "report": report,
+    "stop": stop,
+    "retry": retry,
+}
+
+
+def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, console: Console) -> tuple[Ending, bool]:
+    from orchestrator.executors.local import LocalExecutor
+
+    run_options = RunOptions(
+        out=context.out, workers=options.workers, profile=context.profile, provenance=launcher_provenance() | context.trainer.provenance()
+    )
+    view = View(console, context.study.name)
+    driver = Driver(context.planner, context.trainer, ledger, LocalExecutor(), view, run_options)
+    with Publisher(context.study.name, ledger, context.folder, options.wandb, console):
+        ending = driver.run()
+    plan_now, outcomes = planned(context.planner, ledger)
+    unselected = sum(arm.pending for arm in plan_now.arms)
+    return ending, not unfinished(plan_now, outcomes) and not unselected
+
+
+def _view_before(context: Context, options: argparse.Namespace) -> PlanView:
+    ledger = Ledger.open(context.ledger_path, create=False) if context.ledger_path.exists() else None
+    return plan_view(context, ledger, options.workers)
+
+
+def _agreed(view: PlanView, options: argparse.Namespace, console: Console) -> bool:
+    """Whether the study may leave finished trials behind; asked on a terminal only, since nothing is deleted."""
+    finished = {place.key for place in view.difference.orphaned if place.state.is_terminal}
+    if not finished:
+        return True
+    text = f"{len(finished)} finished trials are no part of the study any more; they are kept, and used again if it asks for them"
+    if options.yes or not (sys.stdin.isatty() and console.is_terminal):
+        console.print(text, highlight=False)
+        return True
+    return console.input(f"{text}. Go on? \\[y/N] ").strip().lower() in ("y", "yes")
+
+
+def _existing(context: Context) -> Ledger:
+    if not context.ledger_path.exists():
+        raise OrchestratorError(
+            f"nothing was run under {context.out}",
+            found=f"no {context.ledger_path}",
+            expected="a ledger",
+            fix="run the study first, or give its --out",
+        )
+    return Ledger.open(context.ledger_path, create=False)
+
+
+def _record(context: Context, ledger: Ledger) -> StudyRecord:
+    spec = ledger.study_spec(context.study.name)
+    if spec is None:
+        raise OrchestratorError(
+            f"the ledger does not know the study {context.study.name!r}",
+            found=str(context.ledger_path),
+            expected="a study that was run",
+            fix="run the study first",
+        )
+    return study_record(spec, ledger.trial_records(context.study.name))
+
+
+def _write_report(context: Context, record: StudyRecord) -> pathlib.Path:
+    from orchestrator.report import write
+
+    return write(record, context.folder / "report")
+
+
+def _show_result(record: StudyRecord, page: pathlib.Path, options: argparse.Namespace) -> None:
+    from orchestrator.report import summary_json, terminal_table
+
+    if options.json:
+        document: dict[str, Any] = {**summary_json(record), "report": str(page)}
+        print(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    console = _stdout()
+    console.print(terminal_table(record))
+    console.print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def _stdout() -> Console:
+    """A console that writes whole tables into pipes and files, whatever the width of the terminal that is not there."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _again(options: argparse.Namespace) -> str:
+    return " ".join(["python launch.py", options.study, *(f"--set {setting}" for setting in options.set)])

@@ -1,0 +1,129 @@
+"""What every command begins with: the study file read and checked whole, and its ledger."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+
+from orchestrator.check import study_problems
+from orchestrator.contract import Trainer
+from orchestrator.diff import Difference, Place, difference
+from orchestrator.errors import StudyError
+from orchestrator.estimate import estimate, work_left
+from orchestrator.ledger import Ledger
+from orchestrator.load import load_study
+from orchestrator.plan import Outcome, Outcomes, Plan, Planner
+from orchestrator.plan_table import PlanView
+from orchestrator.records import TrialState
+from orchestrator.settings import applied, only_known
+from orchestrator.study import Study
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """A study that can be planned.
+
+    Attributes:
+        study: With its profile chosen.
+        trainer: Which it names.
+        planner: Of its trials.
+        profile: Name of the profile; empty if the study has none.
+        out: Folder that `--out` names.
+    """
+
+    study: Study
+    trainer: Trainer
+    planner: Planner
+    profile: str
+    out: pathlib.Path
+
+    @property
+    def ledger_path(self) -> pathlib.Path:
+        """The database that all studies under one folder share."""
+        return self.out / "ledger.db"
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Logs, reports and W&B files of the study."""
+        return self.out / self.study.name
+
+
+def read_study(options: argparse.Namespace) -> Context:
+    """The study that a command line names.
+
+    Raises:
+        StudyError: With every problem of the file, its configs and the settings at once. Nothing was written.
+    """
+    loaded = load_study(options.study)
+    study, profile = _profiled(loaded.study, options.profile)
+    only_known(study, loaded.trainer)
+    study, base, problems = applied(study, loaded.trainer, options.set)
+    problems = [*loaded.problems, *problems, *study_problems(study, loaded.trainer, base)]
+    if problems:
+        raise StudyError.of(dict.fromkeys(problems))
+    planner = Planner(study, loaded.trainer, base)
+    return Context(study=study, trainer=loaded.trainer, planner=planner, profile=profile, out=options.out)
+
+
+def planned(planner: Planner, ledger: Ledger | None) -> tuple[Plan, Outcomes]:
+    """The plan that follows from what the ledger has, under any study: planned and asked in turn until nothing is new."""
+    outcomes: dict[str, Outcome] = {}
+    asked: set[str] = set()
+    while True:
+        plan = planner.plan(outcomes)
+        unknown = {trial.key for trial in plan.trials} - asked
+        if not unknown:
+            return plan, outcomes
+        asked |= unknown
+        outcomes |= _outcomes(ledger, unknown)
+
+
+def plan_view(context: Context, ledger: Ledger | None, workers: int) -> PlanView:
+    """The plan, held against the ledger, with what it would cost."""
+    plan, outcomes = planned(context.planner, ledger)
+    changes = held_against(plan, context.study.name, ledger, {key: outcome.state for key, outcome in outcomes.items()})
+    work = work_left(plan, changes, context.trainer)
+    probes = {} if ledger is None else ledger.probes([row.signature for row in work])
+    cells = {trial.cell.signature: trial.cell for trial in plan.trials}
+    problems = dict.fromkeys(problem for cell in cells.values() if (problem := context.trainer.data_problem(cell.config)) is not None)
+    return PlanView(
+        study=context.study.name,
+        profile=context.profile,
+        plan=plan,
+        difference=changes,
+        work=work,
+        estimate=estimate(work, probes, workers) if work and probes else None,
+        workers=workers,
+        data_problems=tuple(problems),
+    )
+
+
+def held_against(plan: Plan, study: str, ledger: Ledger | None, states: Mapping[str, TrialState]) -> Difference:
+    """The plan against the study's former one."""
+    members = () if ledger is None else ledger.members(study)
+    places = [Place(key=row.key, arm=row.arm, phase=row.phase, index=row.index, state=row.state) for row in members if not row.orphaned]
+    return difference(plan, places, states)
+
+
+def _outcomes(ledger: Ledger | None, keys: Iterable[str]) -> dict[str, Outcome]:
+    if ledger is None:
+        return {}
+    return {key: Outcome(state=state, metrics=metrics) for key, (state, metrics) in ledger.outcomes(keys).items()}
+
+
+def _profiled(study: Study, wanted: str) -> tuple[Study, str]:
+    names = study.profiles
+    if wanted and not names:
+        raise StudyError(
+            "the study has no profiles", found=f"--profile {wanted}", expected="no --profile", fix="drop it, or use Profiles(...)"
+        )
+    if not names:
+        return study, ""
+    profile = wanted or names[0]
+    if profile not in names:
+        raise StudyError(
+            f"the study has no profile {profile!r}", found=profile, expected="one of " + ", ".join(names), fix="choose one of them"
+        )
+    return study.for_profile(profile), profile

@@ -1,0 +1,202 @@
+"""The plan as people and machines read it: one row an arm, and what a run would do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.diff import Change, Difference
+from orchestrator.errors import Problem
+from orchestrator.estimate import Estimate, Work
+from orchestrator.keys import Json
+from orchestrator.plan import Plan, PlannedArm
+from orchestrator.progress import duration
+
+SHORT = 6  # hex digits of a signature that tables show
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanView:
+    """All that `plan` shows.
+
+    Attributes:
+        study: Name of the study.
+        profile: Chosen profile; empty if the study has none.
+        plan: The trials.
+        difference: Against the ledger.
+        work: What is to be done, by program.
+        estimate: Of the time left; None where no program was probed.
+        workers: That the estimate is for.
+        data_problems: Why data cannot be read here.
+    """
+
+    study: str
+    profile: str
+    plan: Plan
+    difference: Difference
+    work: Sequence[Work]
+    estimate: Estimate | None
+    workers: int
+    data_problems: Sequence[Problem]
+
+
+def plan_json(view: PlanView) -> dict[str, Json]:
+    """The plan as one JSON document, with the figures of the table and every trial."""
+    total = view.difference
+    return {
+        "study": view.study,
+        "profile": view.profile,
+        "totals": {change.value: total.count(change) for change in Change}
+        | {"pending": sum(arm.pending for arm in view.plan.arms), "orphaned": len(total.orphaned_keys)},
+        "signatures": len({trial.cell.signature for trial in view.plan.trials}),
+        "packs": sum(row.packs for row in view.work),
+        "estimate_s": None if view.estimate is None else view.estimate.seconds,
+        "workers": view.workers,
+        "data": [dataclasses.asdict(problem) for problem in view.data_problems],
+        "arms": [_arm_json(view, arm) for arm in view.plan.arms],
+        "trials": [
+            {
+                "key": trial.key,
+                "arm": trial.arm,
+                "phase": trial.phase.value,
+                "index": trial.index,
+                "seed": trial.seed,
+                "cell": trial.cell.key,
+                "signature": trial.cell.signature,
+                "point": dict(trial.point),
+                "change": change.value,
+            }
+            for trial, change in view.difference.changes
+        ],
+        "orphaned": [{"key": place.key, "arm": place.arm, "phase": place.phase.value, "index": place.index} for place in total.orphaned],
+    }
+
+
+def plan_table(view: PlanView) -> RenderableType:
+    """The plan for a person: a table, a sentence on what a run would do, and what is missing."""
+    return Group(_arm_table(view), Text(""), *(Text(line) for line in summary_lines(view)))
+
+
+def summary_lines(view: PlanView) -> list[str]:
+    """What a run would do, in sentences."""
+    total = view.difference
+    pending = sum(arm.pending for arm in view.plan.arms)
+    todo = [f"{total.count(change)} {change.value}" for change in Change if total.count(change)]
+    todo += [f"{pending} to follow from tuning"] if pending else []
+    todo += [f"{len(total.orphaned_keys)} orphaned (kept)"] if total.orphaned_keys else []
+    signatures = len({trial.cell.signature for trial in view.plan.trials})
+    lines = [f"{view.study}: " + ", ".join(todo or ["nothing planned"])]
+    left = sum(row.trials for row in view.work)
+    if not left:
+        return [*lines, "nothing to do"]
+    lines += [f"{left} trials to run, {sum(row.packs for row in view.work)} packs, {signatures} programs"]
+    lines += [_time_line(view)]
+    return lines
+
+
+def _time_line(view: PlanView) -> str:
+    workers = f"{view.workers} worker" + ("" if view.workers == 1 else "s")
+    if view.estimate is None or not view.estimate.probed:
+        return f"time: unknown, no program has run here yet; {workers}"
+    rest = f", without {view.estimate.unprobed} trials whose program has not run here yet" if view.estimate.unprobed else ""
+    return f"time: about {duration(view.estimate.seconds)} on {workers}{rest}"
+
+
+def _arm_table(view: PlanView) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    names = (
+        "arm",
+        "cells",
+        "tuning",
+        "replicates",
+        "signature",
+        "packs",
+        "new",
+        "changed",
+        "waiting",
+        "cached",
+        "failed",
+        "parameters",
+        "GFLOPs",
+    )
+    for name in names:
+        table.add_column(name, justify="left" if name in ("arm", "signature") else "right", no_wrap=name != "arm")
+    packs = _packs_by_arm(view)
+    for arm in view.plan.arms:
+        counts = [
+            view.difference.count(change, arm.arm.name)
+            for change in (Change.NEW, Change.CHANGED, Change.WAITING, Change.CACHED, Change.FAILED)
+        ]
+        table.add_row(
+            Text(arm.arm.name + (" *" if arm.arm.baseline else "")),
+            str(_cells(arm)),
+            str(arm.tune_trials or ""),
+            str(arm.replicates),
+            " ".join(sorted({name[:SHORT] for name in _signatures(arm)})),
+            packs[arm.arm.name],
+            *(str(count or "") for count in counts),
+            _magnitude(arm.cell.cost.get("cost/parameters")),
+            _gflops(arm.cell.cost.get("cost/train_gflops")),
+        )
+    return table
+
+
+def _arm_json(view: PlanView, arm: PlannedArm) -> Json:
+    return {
+        "name": arm.arm.name,
+        "baseline": arm.arm.baseline,
+        "cells": _cells(arm),
+        "tune_trials": arm.tune_trials,
+        "replicates": arm.replicates,
+        "pending": arm.pending,
+        "selected": None if arm.selected is None else dict(arm.selected),
+        "signatures": sorted(_signatures(arm)),
+        "cost": dict(arm.cell.cost),
+        "changes": {change.value: view.difference.count(change, arm.arm.name) for change in Change},
+    }
+
+
+def _cells(arm: PlannedArm) -> int:
+    """Configs of an arm: those it is tuned over; the selected one is among them."""
+    return len({trial.cell.key for trial in arm.trials})
+
+
+def _signatures(arm: PlannedArm) -> set[str]:
+    return {trial.cell.signature for trial in arm.trials} | {arm.cell.signature}
+
+
+def _packs_by_arm(view: PlanView) -> Mapping[str, str]:
+    """Packs of an arm's programs; arms that share a program share its packs, marked by a plus behind the first."""
+    packs = {row.signature: row.packs for row in view.work}
+    shown: Counter[str] = Counter()
+    cells: dict[str, str] = {}
+    for arm in view.plan.arms:
+        mine = sorted(_signatures(arm) & packs.keys())
+        fresh = sum(packs[name] for name in mine if not shown[name])
+        shared = any(shown[name] for name in mine)
+        shown.update(mine)
+        cells[arm.arm.name] = "" if not mine else f"{fresh or ''}{'+' if shared else ''}"
+    return cells
+
+
+def _magnitude(value: float | None) -> str:
+    """A count with the unit that keeps it short.
+
+    >>> _magnitude(666_000.0), _magnitude(102_100_000.0), _magnitude(None)
+    ('666 k', '102.1 M', '')
+    """
+    if value is None:
+        return ""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}" if value >= 1e6 else f"{value / size:.0f} {unit}"
+    return f"{value:.0f}"
+
+
+def _gflops(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -1,0 +1,85 @@
+"""What the ledger keeps of a study beside its trials: enough to rebuild every report without the study file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from orchestrator.contract import Trainer
+from orchestrator.keys import FlatConfig, Json
+from orchestrator.plan import Plan
+from orchestrator.records import ArmRecord, ObjectiveRecord, StudyRecord, TrialRecord
+from orchestrator.study import Study, Tune, nuisance_axes
+
+
+def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan: Plan, provenance: Mapping[str, str]) -> dict[str, Json]:
+    """The description of a study as JSON.
+
+    Args:
+        study: Whose profile was chosen.
+        trainer: Which it names.
+        base: Its base config, flat, with the command line's settings applied.
+        profile: Name of the profile; empty if the study has none.
+        plan: Its newest plan.
+        provenance: Of the launcher.
+    """
+    tune = study.protocol if isinstance(study.protocol, Tune) else None
+    return {
+        "name": study.name,
+        "question": study.question,
+        "trainer": trainer.name,
+        "version": trainer.version,
+        "profile": profile,
+        "select": tune.select if tune else "",
+        "select_direction": tune.direction if tune else "",
+        "sampler": tune.sampler if tune else "",
+        "nuisance": {key: str(axis) for key, axis in nuisance_axes(study)},
+        "objectives": [[objective.metric, objective.direction] for objective in study.objectives],
+        "base": cast(Json, dict(base)),
+        "provenance": {**provenance, **trainer.provenance()},
+        "arms": [
+            {
+                "name": planned.arm.name,
+                "baseline": planned.arm.baseline,
+                "overrides": cast(Json, planned.arm.overrides),
+                "tune_trials": planned.tune_trials,
+                "replicates": planned.replicates,
+                "selected": None if planned.selected is None else cast(Json, dict(planned.selected)),
+            }
+            for planned in plan.arms
+        ],
+    }
+
+
+def study_record(spec: Mapping[str, Json], trials: Sequence[TrialRecord]) -> StudyRecord:
+    """A study and everything recorded of it, from the ledger alone."""
+    values = cast(Mapping[str, Any], spec)
+    plain = ("name", "question", "trainer", "version", "profile", "select", "select_direction", "nuisance", "sampler", "provenance")
+    return StudyRecord(
+        **{name: values[name] for name in plain},
+        base=_tuples(values["base"]),
+        objectives=tuple(ObjectiveRecord(metric=metric, direction=direction) for metric, direction in values["objectives"]),
+        arms=tuple(_arm(arm) for arm in values["arms"]),
+        trials=tuple(trials),
+    )
+
+
+def _arm(values: Mapping[str, Any]) -> ArmRecord:
+    selected = values["selected"]
+    return ArmRecord(
+        name=values["name"],
+        baseline=values["baseline"],
+        overrides=_tuples(values["overrides"]),
+        tune_trials=values["tune_trials"],
+        replicates=values["replicates"],
+        selected=None if selected is None else _tuples(selected),
+    )
+
+
+def _tuples(flat: Mapping[str, Any]) -> FlatConfig:
+    """Lists back to the tuples that configs hold."""
+    return {key: _tuple(value) for key, value in flat.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in cast(list[Any], value)) if isinstance(value, list) else value

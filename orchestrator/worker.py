@@ -1,0 +1,262 @@
+"""A worker: a process that leases lanes from the ledger and lets a trainer train them, until told to stop.
+
+It ends by itself when its launcher is gone, when the study is stopped, or when it may not renew its leases. Whatever it
+had not finished goes back to the queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+
+from orchestrator.contract import Lane, Probe, Report, Trainer, Verdict
+from orchestrator.executors.process import birth
+from orchestrator.executors.watch import supervised
+from orchestrator.ledger import Entry, Leased, Ledger
+from orchestrator.load import load_trainer
+from orchestrator.records import TrialState
+from orchestrator.stopping.divergence import DivergenceGuard
+
+log = logging.getLogger("worker")
+
+IDLE_S = 0.2  # between two looks at an empty queue
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrder:
+    """All that a worker is told, as a JSON file that its command line names.
+
+    Attributes:
+        ledger: URL or path of the ledger.
+        study: Whose trials it leases.
+        trainer: `module:Class`.
+        identity: Name of the work unit.
+        out: Folder that holds the trials' folders.
+        n_workers: Workers of the study, to share a short queue fairly.
+        lease_s: Seconds until a lease that is not renewed expires.
+        paths: Where modules are found, as `sys.path` of the launcher.
+        provenance: Versions and commit, stored with each finished trial.
+    """
+
+    ledger: str
+    study: str
+    trainer: str
+    identity: str
+    out: str
+    n_workers: int
+    lease_s: float
+    paths: tuple[str, ...]
+    provenance: tuple[tuple[str, str], ...]
+
+    def write(self, path: pathlib.Path) -> None:
+        """Writes the order where `read` finds it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> WorkerOrder:
+        """The order that a launcher wrote."""
+        values = json.loads(path.read_text())
+        return cls(**(values | {"paths": tuple(values["paths"]), "provenance": tuple((key, value) for key, value in values["provenance"])}))
+
+
+class Worker:
+    """Leases, trains, gives back."""
+
+    def __init__(self, order: WorkerOrder, ledger: Ledger, trainer: Trainer) -> None:
+        self.order, self.ledger, self.trainer = order, ledger, trainer
+        self.stopping = threading.Event()
+        self.id = ledger.register_worker(
+            order.study, identity=order.identity, host=socket.gethostname(), pid=os.getpid(), started=birth(os.getpid())
+        )
+
+    def run(self) -> None:
+        """Until told to stop: leases a pack of one signature and trains it, or waits for the queue to fill."""
+        threading.Thread(target=self._renew, name="leases", daemon=True).start()
+        while not self.stopping.is_set():
+            leased = self.lease(1, signature=None)
+            if leased:
+                self._train(leased)
+            else:
+                self.stopping.wait(IDLE_S)
+        self.ledger.worker_ended(self.id, "stopped")
+
+    def lease(self, n: int, *, signature: str | None) -> list[Leased]:
+        """Up to n trials, and no more than this worker's share of what waits."""
+        waiting = self.ledger.waiting(self.order.study)
+        share = max(1, -(-waiting // self.order.n_workers))
+        return self.ledger.lease(self.order.study, self.id, min(n, share), signature=signature, lease_s=self.order.lease_s)
+
+    def stop(self, reason: str) -> None:
+        """Asks the trainer to checkpoint and return."""
+        if not self.stopping.is_set():
+            log.info("stopping: %s", reason)
+            self.stopping.set()
+
+    def _train(self, first: Sequence[Leased]) -> None:
+        host = WorkerHost(self, first, refill=True)
+        try:
+            self.trainer.train(host)
+        except Exception as error:
+            held = host.held()
+            log.error("a pack of %d raised %s", len(held), traceback.format_exc())
+            if len(held) == 1:
+                self.ledger.fail(self.id, held[0].key, held[0].fence, f"{type(error).__name__}: {error}")
+            else:
+                self._train_alone(held)
+            return
+        self._give_back(host.held())
+
+    def _train_alone(self, lanes: Sequence[Leased]) -> None:
+        """After a pack raised: each lane by itself, so that the one at fault costs itself only."""
+        for lane in lanes:
+            host = WorkerHost(self, [lane], refill=False)
+            try:
+                self.trainer.train(host)
+            except Exception as error:
+                log.error("trial %s raised %s", lane.key, traceback.format_exc())
+                for held in host.held():
+                    self.ledger.fail(self.id, held.key, held.fence, f"{type(error).__name__}: {error}")
+            else:
+                self._give_back(host.held())
+
+    def _give_back(self, held: Sequence[Leased]) -> None:
+        if self.stopping.is_set():
+            keys = [lane.key for lane in held]
+            self.ledger.release(self.id, keys=keys, state=TrialState.PREEMPTED, reason="the worker was asked to stop")
+            return
+        for lane in held:
+            self.ledger.fail(self.id, lane.key, lane.fence, f"{self.order.trainer} returned without a final report")
+
+    def _renew(self) -> None:
+        """Keeps the leases, on a connection of its own; a database that is away for a moment costs nothing."""
+        every = self.order.lease_s / 4
+        while not self.stopping.wait(every):
+            try:
+                self.ledger.renew(self.id, self.order.lease_s)
+                if self.ledger.stop_requested(self.order.study):
+                    self.stop("the study was asked to stop")
+            except Exception as error:  # the lease decides: if this goes on, the next report is refused
+                log.warning("could not renew leases: %s", error)
+
+
+class WorkerHost:
+    """What a worker gives to a trainer: `orchestrator.contract.Host` on the ledger."""
+
+    def __init__(self, worker: Worker, first: Sequence[Leased], *, refill: bool) -> None:
+        self._worker, self._queue, self._refill = worker, list(first), refill
+        self._signature = first[0].signature
+        self._held: dict[str, Leased] = {lane.key: lane for lane in first}
+        self._guard = DivergenceGuard()
+        self._device: Mapping[str, str] = {}
+
+    @property
+    def stopping(self) -> bool:
+        """The worker was asked to end."""
+        return self._worker.stopping.is_set()
+
+    def held(self) -> list[Leased]:
+        """Lanes that have no verdict yet."""
+        return list(self._held.values())
+
+    def pull(self, n: int) -> Sequence[Lane]:
+        """Lanes of the pack's signature: the first of them were leased before the trainer was called."""
+        taken, self._queue = self._queue[:n], self._queue[n:]
+        if self._refill and len(taken) < n and not self.stopping:
+            more = self._worker.lease(n - len(taken), signature=self._signature)
+            self._held |= {lane.key: lane for lane in more}
+            taken += more
+        for lane in taken:
+            log.info("trial %s: leased, attempt %d", lane.key, lane.attempt)
+        return [self._lane(lane) for lane in taken]
+
+    def report(self, reports: Sequence[Report]) -> Mapping[str, Verdict]:
+        """One transaction for all; a lane whose lease is gone is told so, and nothing of it is written."""
+        known = [report for report in reports if report.key in self._held]
+        entries = [self._entry(report) for report in known]
+        written = self._worker.ledger.record(self._worker.id, entries)
+        verdicts = {report.key: Verdict.LOST for report in reports}
+        for entry in entries:
+            verdicts[entry.key] = _verdict(entry, written[entry.key])
+            if verdicts[entry.key] is not Verdict.CONTINUE:
+                del self._held[entry.key]
+                log.info("trial %s: %s at step %d %s", entry.key, verdicts[entry.key].value, entry.step, entry.reason)
+        return verdicts
+
+    def probed(self, probe: Probe) -> None:
+        """Kept in the ledger, and with the provenance of the trials that follow."""
+        self._device = {"device": probe.device, "strategy": probe.strategy, "width": str(probe.width)}
+        self._worker.ledger.probe_put(probe)
+
+    def _lane(self, lane: Leased) -> Lane:
+        folder = trial_folder(pathlib.Path(self._worker.order.out), lane.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Lane(key=lane.key, config=lane.config, seed=lane.seed, folder=folder)
+
+    def _entry(self, report: Report) -> Entry:
+        decision = self._guard.decide(report.metrics)
+        outcome = TrialState.DIVERGED if decision.stop else TrialState.COMPLETE if report.final else None
+        provenance = dict(self._worker.order.provenance) | dict(self._device) if outcome is not None else {}
+        return Entry(
+            key=report.key,
+            fence=self._held[report.key].fence,
+            step=report.step,
+            metrics=report.metrics,
+            outcome=outcome,
+            reason=decision.reason,
+            provenance=provenance,
+        )
+
+
+def trial_folder(out: pathlib.Path, key: str) -> pathlib.Path:
+    """Where a trial keeps its checkpoints, whatever the study."""
+    return out / "trials" / key[:2] / key
+
+
+def _verdict(entry: Entry, written: bool) -> Verdict:
+    if not written:
+        return Verdict.LOST
+    if entry.outcome is None:
+        return Verdict.CONTINUE
+    return Verdict.FINISHED if entry.outcome is TrialState.COMPLETE else Verdict.STOP
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m orchestrator.worker ORDER.json`."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.worker", description="One worker of a study.")
+    parser.add_argument("order", type=pathlib.Path, help="JSON file written by the launcher")
+    order = WorkerOrder.read(parser.parse_args(arguments).order)
+    sys.path[:] = list(dict.fromkeys([*sys.path, *order.paths]))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    asked: list[str] = []
+    workers: list[Worker] = []
+
+    def stop(reason: str) -> None:
+        asked.append(reason)
+        for worker in workers:
+            worker.stop(reason)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stop(signal.Signals(number).name))
+    with supervised(lambda: stop("the launcher is gone")):
+        worker = Worker(order, Ledger.open(order.ledger, create=False), load_trainer(order.trainer))
+        workers.append(worker)
+        for reason in asked:
+            worker.stop(reason)
+        log.info("%s: pid %d", order.identity, os.getpid())
+        worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
