@@ -246,15 +246,15 @@ class Driver:
         for row in rows:
             by_arm[row.arm].append(row)
         arms: list[ArmProgress] = []
-        for planned in self._plan.arms:
-            mine = by_arm[planned.arm.name]
-            steps = self.trainer.steps(planned.cell.config)
-            total = planned.tune_trials + planned.replicates
+        for arm in self._plan.arms:
+            mine = by_arm[arm.arm.name]
+            steps = self.trainer.steps(arm.cell.config)
+            total = arm.tune_trials + arm.replicates
             done = sum(row.done + row.failed for row in mine)
             tuning = any(row.phase is Phase.TUNE and row.running + row.waiting for row in mine)
             arms.append(
                 ArmProgress(
-                    arm=planned.arm.name,
+                    arm=arm.arm.name,
                     phase="done" if done >= total else "tuning" if tuning else "replicates",
                     done=done,
                     running=sum(row.running for row in mine),
