@@ -100,9 +100,10 @@ def did_you_mean(word: str, known: Sequence[str], *, at_most: int = 3) -> str:
     >>> did_you_mean("optim.lr", ["optim.learning_rate", "optim.warmup_steps", "model.k"])
     'one of 3 keys; closest: optim.learning_rate, optim.warmup_steps'
     """
-    last = {name.rpartition(".")[2]: name for name in known}
-    close = difflib.get_close_matches(word, known, n=at_most, cutoff=0.5)
-    close += [last[name] for name in difflib.get_close_matches(word.rpartition(".")[2], list(last), n=at_most, cutoff=0.6)]
+    wanted, last = word.rpartition(".")[2], {name.rpartition(".")[2]: name for name in known}
+    close = [name for end, name in last.items() if "".join(part[:1] for part in end.split("_")) == wanted and "_" in end]
+    close += difflib.get_close_matches(word, known, n=at_most, cutoff=0.5)
+    close += [last[end] for end in difflib.get_close_matches(wanted, list(last), n=at_most, cutoff=0.6)]
     close = list(dict.fromkeys(close))[:at_most]
     if len(known) <= 6 and not close:
         return "one of " + ", ".join(known)

@@ -191,7 +191,7 @@ class Study:
         Raises:
             StudyError: Some part has no value for the profile.
         """
-        chosen = {key: _chosen(f"nuisance axis {key!r}", axis, profile) for key, axis in self.nuisance}
+        chosen = tuple((key, _chosen(f"nuisance axis {key!r}", axis, profile)) for key, axis in self.nuisance)
         base, protocol = _chosen("base", self.base, profile), _chosen("protocol", self.protocol, profile)
         return self._with(base=base, nuisance=chosen, protocol=protocol)
 
@@ -204,9 +204,12 @@ class Study:
         return self._with(protocol=protocol)
 
     def _with(self, **changes: Any) -> Study:
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values |= {"nuisance": dict(self.nuisance), **changes}
-        return Study(**values)
+        """A copy that differs in some fields. Not checked again: what is wrong with it was said when it was made."""
+        copy = object.__new__(Study)
+        for field in dataclasses.fields(self):
+            value = changes[field.name] if field.name in changes else getattr(self, field.name)
+            object.__setattr__(copy, field.name, value)
+        return copy
 
 
 def nuisance_axes(study: Study) -> AxisPairs:
