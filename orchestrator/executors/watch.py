@@ -15,6 +15,7 @@ import pathlib
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator
 
 from orchestrator.executors.process import end_rest_of_group, is_running
@@ -82,9 +83,10 @@ def watch_parent(pid: int, started: str, on_death: Callable[[], None], *, grace_
         deadline = time.monotonic() + grace_s
         try:
             on_death()
-        finally:
-            time.sleep(max(0.0, deadline - time.monotonic()))
-            _end_hard(grace_s)
+        except Exception:  # the worker could not be told; it is ended all the same
+            traceback.print_exc()
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        _end_hard(grace_s)
 
     def leave_nothing() -> None:
         if gone.is_set():
