@@ -19,15 +19,21 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # fmt: off
 SPINE = (
     "errors", "keys", "config", "contract", "records", "provenance",
-    "axes", "designs", "study", "expand", "check", "load", "plan", "diff", "spec",
-    "ledger", "worker", "progress", "driver", "cli",
+    "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
+    "ledger", "progress", "plan_table", "status", "context", "worker", "publisher", "driver", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
 PORTS_MAY_IMPORT = frozenset({"errors", "keys", "config", "records", "axes"})
 BESIDE_THE_RULE = {"report": frozenset({"analysis"})}  # a report shows what analysis found
 # Who joins ports to the spine. `expand` asks samplers for points, which are part of what a study says.
-JOINS = {"expand": frozenset({"samplers"}), "worker": frozenset(PORTS), "driver": frozenset(PORTS), "cli": frozenset(PORTS)}
+JOINS = {
+    "expand": frozenset({"samplers"}),
+    "worker": frozenset({"executors", "stopping"}),
+    "publisher": frozenset({"trackers"}),
+    "driver": frozenset({"executors", "stopping"}),
+    "commands": frozenset({"executors", "analysis", "report"}),
+}
 
 # Where a library may be imported at all; `lazily` where it may be, but only inside a function.
 HOMES = {

@@ -10,7 +10,6 @@ PACKAGES = ("orchestrator", "trainers", "studies")
 
 
 def main(checkout: pathlib.Path) -> int:
-    sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(checkout / "tests"))]
     installed = pathlib.Path(importlib.import_module("orchestrator").__path__[0]).parent
     if installed == checkout:
         print("the checkout was imported, not the wheel")
