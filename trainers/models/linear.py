@@ -1,0 +1,61 @@
+"""The affine maps that models are built of, and the values that their parameters start from (paper.md §1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[..., jax.Array]
+
+glorot = nn.initializers.xavier_uniform()
+lecun = nn.initializers.lecun_normal()
+tiny = nn.initializers.normal(1e-6)
+zeros = nn.initializers.zeros_init()
+
+
+class Linear(nn.Module):
+    """`x @ kernel + bias` in the given type, with float32 parameters.
+
+    Attributes:
+        features: Width of the result.
+        dtype: Type of the computation.
+        kernel_init: Where the kernel starts from.
+        bias_init: Where the bias starts from.
+        experts: Applies map e to row e of `x` [expert, slot, in]. All start from the same values (paper.md §1.4): only
+            the router breaks their symmetry. 0 is a single map of `x` [..., in].
+    """
+
+    features: int
+    dtype: jnp.dtype
+    kernel_init: Initializer = lecun
+    bias_init: Initializer = zeros
+    experts: int = 0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The map of `x`; with experts [expert, slot, in] to [expert, slot, out]."""
+        kernel = self.param("kernel", _repeated(self.kernel_init, self.experts), (x.shape[-1], self.features))
+        bias = self.param("bias", _repeated(self.bias_init, self.experts), (self.features,))
+        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + (bias[:, None, :] if self.experts else bias).astype(self.dtype)
+
+
+def in_parts(parts: int) -> Initializer:
+    """`glorot` for a kernel whose columns are several square maps side by side, each as if it were alone."""
+
+    def initialize(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        bound = (6.0 / (shape[0] + shape[1] // parts)) ** 0.5
+        return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+    return initialize
+
+
+def _repeated(init: Initializer, experts: int) -> Initializer:
+    def initialize(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        value = init(key, shape)
+        return jnp.repeat(value[None], experts, axis=0) if experts else value
+
+    return initialize

@@ -1,0 +1,124 @@
+"""The vision transformer: patches, pre-norm blocks of which some are sparse, and a head shared by all members."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from orchestrator.contract import leaves
+from trainers.config import DataConfig, ModelConfig
+from trainers.geometry import predictions, sparse_blocks
+from trainers.models.attention import Attention
+from trainers.models.linear import Initializer, Linear, lecun, zeros
+from trainers.models.mlp import Mlp, Traced
+from trainers.models.moe import SparseMlp
+
+
+class Prediction(NamedTuple):
+    """What the model says of a batch.
+
+    Attributes:
+        logits: [member, image, class] in float32; one member unless the model tiles.
+        auxiliary: Weighted balancing losses, mean over groups and members, summed over layers; a scalar.
+    """
+
+    logits: jax.Array
+    auxiliary: jax.Array
+
+
+class Block(nn.Module):
+    """`x += attention(norm(x))`, then `x += mlp(norm(x))`.
+
+    Attributes:
+        model: Everything that shapes the block.
+        sparse: Whether the MLP is a mixture of experts.
+    """
+
+    model: ModelConfig
+    sparse: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, traced: Traced, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """[member · image, token, feature] to the same shape, and the auxiliary loss of the block."""
+        model = self.model
+        attention = Attention(model, "model.attention_dropout" if model.attention_dropout else None, name="attention")
+        x = x + attention(_norm(model, "norm_attention")(x), traced, train=train)
+        y = _norm(model, "norm_mlp")(x)
+        if self.sparse:
+            y, auxiliary = SparseMlp(model, "model.expert_dropout" if model.expert_dropout else None, name="moe")(y, traced, train=train)
+        else:
+            y = Mlp(model, "model.dropout" if model.dropout else None, name="mlp")(y, traced, train=train)
+            auxiliary = jnp.zeros(())
+        return x + y, auxiliary
+
+
+class Vit(nn.Module):
+    """ViT, V-MoE or E³, as the config says; made by `make_model`.
+
+    Attributes:
+        model: Its static part shapes the model; of traced fields only whether a switch is on is read.
+        classes: Width of the head.
+    """
+
+    model: ModelConfig
+    classes: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array, traced: Traced, *, train: bool) -> Prediction:
+        """Predicts every image once a member.
+
+        Args:
+            images: In [-1, 1], [image, row, column, channel].
+            traced: Numbers by dotted key, such as `model.router_noise`; scalars that may be traced.
+            train: Training draws noise and dropout from the random streams `gating` and `dropout`; evaluation needs none.
+        """
+        model, dtype = self.model, jnp.dtype(self.model.dtype)
+        x = self._embed(images).astype(dtype)
+        auxiliary = jnp.zeros(())
+        sparse = sparse_blocks(model)
+        for index in range(model.depth):
+            if index == min(sparse, default=None):
+                # Before the norm and the attention of the block: from here on all is computed for each member.
+                x = jnp.tile(x, (predictions(model), 1, 1))
+            x, loss = Block(model, index in sparse, name=f"block_{index}")(x, traced, train=train)
+            auxiliary += loss
+        x = nn.LayerNorm(epsilon=1e-6, name="norm")(x[:, 0].astype(jnp.float32))
+        if model.representation:
+            x = jnp.tanh(Linear(model.representation, jnp.dtype("float32"), name="pre_logits")(x))
+        head = Linear(self.classes, jnp.dtype("float32"), zeros, _constant(traced["model.head_bias"]), name="head")
+        return Prediction(head(x).reshape(predictions(model), images.shape[0], self.classes), auxiliary)
+
+    def _embed(self, images: jax.Array) -> jax.Array:
+        """Tokens [image, token, feature] of images: the class token, then patches by row, with learned positions."""
+        patch, features = self.model.patch, self.model.hidden
+        n, rows, columns, channels = images.shape
+        x = images.reshape(n, rows // patch, patch, columns // patch, patch, channels).swapaxes(2, 3)
+        x = Linear(features, jnp.dtype(self.model.dtype), lecun, name="embedding")(x.reshape(n, -1, patch * patch * channels))
+        first = self.param("class_token", zeros, (1, 1, features))
+        x = jnp.concatenate([jnp.broadcast_to(first, (n, 1, features)).astype(x.dtype), x], axis=1)
+        return x + self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], features))
+
+
+def make_model(model: ModelConfig, data: DataConfig) -> Vit:
+    """The model of a config. Configs that differ in traced values alone give equal models: none is baked in."""
+    static = {}
+    for name, leaf in leaves(ModelConfig).items():
+        if leaf.setting.traced:
+            static[name] = float(bool(getattr(model, name))) if leaf.setting.switch else 0.0
+    return Vit(dataclasses.replace(model, **static), data.classes)
+
+
+def _norm(model: ModelConfig, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=1e-6, dtype=jnp.dtype(model.dtype), name=name)
+
+
+def _constant(value: jax.Array) -> Initializer:
+    def initialize(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        del key
+        return jnp.full(shape, value, jnp.float32)
+
+    return initialize
