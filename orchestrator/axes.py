@@ -96,7 +96,7 @@ class IntUniform:
     def __post_init__(self) -> None:
         object.__setattr__(self, "when", _conditions(self.when))
         _check_bounds(self, positive=self.log)
-        if not all(isinstance(bound, int) for bound in (self.low, self.high)):
+        if {type(self.low), type(self.high)} != {int}:
             refuse("the bounds of IntUniform are whole numbers", found=repr(self), expected="int", fix="use Uniform for real numbers")
 
     def __str__(self) -> str:

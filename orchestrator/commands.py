@@ -112,12 +112,19 @@ def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, consol
     from orchestrator.executors.local import LocalExecutor
 
     run_options = RunOptions(
-        out=context.out, workers=options.workers, profile=context.profile, provenance=launcher_provenance() | context.trainer.provenance()
+        ledger=str(context.ledger_path.resolve()),
+        out=context.out,
+        workers=options.workers,
+        profile=context.profile,
+        provenance={**launcher_provenance(), **context.trainer.provenance()},
     )
     view = View(console, context.study.name)
     driver = Driver(context.planner, context.trainer, ledger, LocalExecutor(), view, run_options)
-    with Publisher(context.study.name, ledger, context.folder, options.wandb, console):
-        ending = driver.run()
+    publisher = Publisher(
+        context.study.name, ledger, ledger_path=context.ledger_path, folder=context.folder, wandb=options.wandb, console=console
+    )
+    with publisher:
+        ending = driver.run(on_start=publisher.start)
     plan_now, outcomes = planned(context.planner, ledger)
     unselected = sum(arm.pending for arm in plan_now.arms)
     return ending, not unfinished(plan_now, outcomes) and not unselected

@@ -169,7 +169,7 @@ def _walk(config_class: type, prefix: str) -> Iterator[Leaf]:
     for field in dataclasses.fields(config_class):
         key, hint = prefix + field.name, hints[field.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from _walk(hint, key + ".")
+            yield from _walk(typing.cast(type, hint), key + ".")
         elif (setting := field.metadata.get("setting")) is None:
             raise ValueError(f"{config_class.__name__}.{field.name} is declared with neither static() nor traced()")
         else:

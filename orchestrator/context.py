@@ -85,7 +85,7 @@ def plan_view(context: Context, ledger: Ledger | None, workers: int) -> PlanView
     plan, outcomes = planned(context.planner, ledger)
     changes = held_against(plan, context.study.name, ledger, {key: outcome.state for key, outcome in outcomes.items()})
     work = work_left(plan, changes, context.trainer)
-    probes = {} if ledger is None else ledger.probes([row.signature for row in work])
+    probes = {} if ledger is None else {probe.signature: probe for probe in ledger.probes([row.signature for row in work])}
     cells = {trial.cell.signature: trial.cell for trial in plan.trials}
     problems = dict.fromkeys(problem for cell in cells.values() if (problem := context.trainer.data_problem(cell.config)) is not None)
     return PlanView(

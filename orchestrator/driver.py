@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,7 +24,7 @@ from orchestrator.contract import Trainer
 from orchestrator.executors.base import Executor, UnitStatus, WorkerSpec
 from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.process import is_running
-from orchestrator.ledger import CellRow, Ledger, MemberRow, PlanRows, TrialRow
+from orchestrator.ledger import CellRow, Ledger, MemberRow, PlanRows, ProgressRow, TrialRow
 from orchestrator.plan import Outcomes, Plan, PlannedTrial, Planner
 from orchestrator.progress import ArmProgress, Progress, View
 from orchestrator.records import Phase, TrialState
@@ -34,7 +34,6 @@ from orchestrator.worker import WorkerOrder
 TICK_S = 0.2
 LEASE_S = 20.0  # a worker renews four times in this span
 STOP_GRACE_S = 30.0  # for workers to checkpoint when they are asked to stop
-MAX_LOSSES = 3  # workers that may die under a trial, without its getting any further, before it is given up
 MAX_RESTARTS = 20  # of workers in a row without a trial finished: then something is wrong with the machine
 
 
@@ -52,6 +51,7 @@ class RunOptions:
     """How a study is run here.
 
     Attributes:
+        ledger: URL or path of the ledger.
         out: Folder for the ledger, the trials' folders, logs and reports.
         workers: Workers at once, at most.
         profile: Name of the profile; empty if the study has none.
@@ -59,6 +59,7 @@ class RunOptions:
         lease_s: Seconds until a lease that is not renewed expires.
     """
 
+    ledger: str
     out: pathlib.Path
     workers: int
     profile: str
@@ -79,21 +80,25 @@ class Driver:
         self._plan: Plan
         self._outcomes: Outcomes
 
-    def run(self) -> Ending:
+    def run(self, *, on_start: Callable[[], None]) -> Ending:
         """Until every trial that can be planned is finished, or until asked to stop.
+
+        Args:
+            on_start: Called when there is something to train, before the first worker starts.
 
         Raises:
             DataError: The data cannot be prepared.
             LaunchError: Workers cannot be started.
         """
-        self.ledger.request_stop(self.study, False)
         self._replan()
+        self.ledger.request_stop(self.study, False)
         if not self._left():
             return Ending.DONE
         self._prepare()
         fleet = Fleet(study=self.study, folder=self.folder / "workers", executor=self.executor)
         with fleet, self._signals_caught(), self.view.shown():
             fleet.reattach()
+            on_start()
             ending = self._loop(fleet)
             self._end(fleet, ending)
         self._replan()
@@ -117,7 +122,7 @@ class Driver:
 
     def _advance(self) -> None:
         """Plans again when trials have finished: replicates follow tuning, an adaptive sampler follows its results."""
-        finished = self.ledger.finished(self.study)
+        finished = self._count_finished()
         if finished != self._finished:
             self._idle_restarts = 0
             self._replan()
@@ -126,7 +131,10 @@ class Driver:
         plan, outcomes = planned(self.planner, self.ledger)
         self.ledger.insert_plan(self._rows(plan))
         self._plan, self._outcomes = plan, outcomes
-        self._finished = self.ledger.finished(self.study)
+        self._finished = self._count_finished()
+
+    def _count_finished(self) -> int:
+        return sum(row.done + row.failed for row in self.ledger.progress(self.study))
 
     def _left(self) -> bool:
         return any(not self._outcomes[trial.key].state.is_terminal if trial.key in self._outcomes else True for trial in self._plan.trials)
@@ -163,7 +171,7 @@ class Driver:
         """Starts workers while trials wait and there is room for more of them."""
         self.ledger.expire(self.study)
         active = sum(1 for unit in fleet.units() if unit.status.is_active)
-        wanted = min(self.options.workers, active + self.ledger.waiting(self.study))
+        wanted = min(self.options.workers, active + sum(row.waiting for row in self.ledger.progress(self.study)))
         for _ in range(wanted - active):
             fleet.start(self._worker_spec(fleet))
 
@@ -173,7 +181,7 @@ class Driver:
         identity = fleet.next_identity(number)
         name = identity.rpartition("/")[2]
         order = WorkerOrder(
-            ledger=self.ledger.url,
+            ledger=self.options.ledger,
             study=self.study,
             trainer=self.trainer.name,
             identity=identity,
@@ -203,10 +211,10 @@ class Driver:
                 dead.append(worker.id)
                 unit = ended.get(worker.identity)
                 reason = "the worker is gone" if unit is None else f"the worker ended: {_ending_of(unit.status, unit.exit_code)}"
-                self.ledger.worker_ended(worker.id, reason)
+                self.ledger.worker_ended(worker.id, exit_code=None if unit is None else unit.exit_code, reason=reason)
         if dead:
             self._idle_restarts += len(dead)
-            for key in self.ledger.release_dead(self.study, dead, max_losses=MAX_LOSSES):
+            for key in self.ledger.release_dead(self.study, dead):
                 self.view.say(f"trial {key} lost its worker and goes back to the queue")
 
     def _end(self, fleet: Fleet, ending: Ending) -> None:
@@ -242,7 +250,7 @@ class Driver:
     def progress(self, fleet: Fleet | None = None) -> Progress:
         """Where the study stands now."""
         rows = self.ledger.progress(self.study)
-        by_arm = collections.defaultdict(list)
+        by_arm: dict[str, list[ProgressRow]] = collections.defaultdict(list)
         for row in rows:
             by_arm[row.arm].append(row)
         arms: list[ArmProgress] = []

@@ -20,11 +20,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 
 from orchestrator.contract import Lane, Probe, Report, Trainer, Verdict
+from orchestrator.errors import LedgerError
 from orchestrator.executors.process import birth
 from orchestrator.executors.watch import supervised
 from orchestrator.ledger import Entry, Leased, Ledger
 from orchestrator.load import load_trainer
-from orchestrator.records import TrialState
+from orchestrator.records import Rung, TrialState
 from orchestrator.stopping.divergence import DivergenceGuard
 
 log = logging.getLogger("worker")
@@ -77,7 +78,7 @@ class Worker:
         self.order, self.ledger, self.trainer = order, ledger, trainer
         self.stopping = threading.Event()
         self.id = ledger.register_worker(
-            order.study, identity=order.identity, host=socket.gethostname(), pid=os.getpid(), started=birth(os.getpid())
+            order.study, identity=order.identity, host=socket.gethostname(), pid=os.getpid(), started=birth(os.getpid()) or ""
         )
 
     def run(self) -> None:
@@ -89,11 +90,11 @@ class Worker:
                 self._train(leased)
             else:
                 self.stopping.wait(IDLE_S)
-        self.ledger.worker_ended(self.id, "stopped")
+        self.ledger.worker_ended(self.id, exit_code=0, reason="stopped")
 
     def lease(self, n: int, *, signature: str | None) -> list[Leased]:
         """Up to n trials, and no more than this worker's share of what waits."""
-        waiting = self.ledger.waiting(self.order.study)
+        waiting = sum(row.waiting for row in self.ledger.progress(self.order.study))
         share = max(1, -(-waiting // self.order.n_workers))
         return self.ledger.lease(self.order.study, self.id, min(n, share), signature=signature, lease_s=self.order.lease_s)
 
@@ -107,6 +108,8 @@ class Worker:
         host = WorkerHost(self, first, refill=True)
         try:
             self.trainer.train(host)
+        except LedgerError:
+            raise  # nobody's trial is at fault: this worker ends, and its leases go to another
         except Exception as error:
             held = host.held()
             log.error("a pack of %d raised %s", len(held), traceback.format_exc())
@@ -123,6 +126,8 @@ class Worker:
             host = WorkerHost(self, [lane], refill=False)
             try:
                 self.trainer.train(host)
+            except LedgerError:
+                raise
             except Exception as error:
                 log.error("trial %s raised %s", lane.key, traceback.format_exc())
                 for held in host.held():
@@ -204,7 +209,7 @@ class WorkerHost:
         return Lane(key=lane.key, config=lane.config, seed=lane.seed, folder=folder)
 
     def _entry(self, report: Report) -> Entry:
-        decision = self._guard.decide(report.metrics)
+        decision = self._guard.decide([Rung(step=report.step, metrics=report.metrics)])
         outcome = TrialState.DIVERGED if decision.stop else TrialState.COMPLETE if report.final else None
         provenance = dict(self._worker.order.provenance) | dict(self._device) if outcome is not None else {}
         return Entry(
