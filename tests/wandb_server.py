@@ -1,0 +1,256 @@
+"""A W&B server on loopback: as much of the protocol as the real client needs to publish and resume runs.
+
+It holds what it was sent, so that a test can compare, and can be told to refuse requests. Says nothing about the policy of
+the real server (permissions, rate limits, what the pages show).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import gzip
+import http.server
+import json
+import re
+import threading
+import urllib.parse
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
+STREAM = re.compile(r"/files/(?P<entity>[^/]+)/(?P<project>[^/]+)/(?P<run>[^/]+)/file_stream")
+ENTITY = "loop"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Run:
+    """One run as the server holds it; history as the JSON lines it came in."""
+
+    name: str
+    project: str
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lines: dict[str, list[str]] = dataclasses.field(
+        default_factory=lambda: {"wandb-history.jsonl": [], "wandb-events.jsonl": [], "output.log": []}
+    )
+    exit_code: int | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Rows, without what the client adds."""
+        rows = [json.loads(line) for line in self.lines["wandb-history.jsonl"]]
+        return [{key: value for key, value in row.items() if key not in ("_runtime", "_timestamp")} for row in rows]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Config, without what the client adds."""
+        return {key: row["value"] for key, row in self.config.items() if key != "_wandb"}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Fault:
+    """Requests that the server refuses.
+
+    Attributes:
+        where: Regular expression for `METHOD /path operation`.
+        status: What it answers.
+        times: How often.
+        headers: Such as Retry-After.
+    """
+
+    where: str
+    status: int
+    times: int = 10**9
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class WandbServer:
+    """State of the server. `url` is what WANDB_BASE_URL takes."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[str] = []
+        self.keys: set[str] = set()
+        self.stopped = False
+        self.before: Callable[[str], object] = lambda request: None
+        self.url = ""
+        self.lock = threading.RLock()
+
+    def fault(self, request: str) -> Fault | None:
+        """The refusal that this request meets, if any."""
+        for fault in self.faults:
+            if fault.times > 0 and re.search(fault.where, request):
+                fault.times -= 1
+                return fault
+        return None
+
+    def graphql(self, operation: str, given: Mapping[str, Any]) -> Any:
+        """The data that answers an operation; None for one that is not known."""
+        match operation:
+            case "Viewer":
+                return {"viewer": _viewer()}
+            case "ServerFeaturesQuery":
+                return {"serverInfo": {"features": []}}
+            case "OrganizationCoreWeaveOrganizationID":
+                return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
+            case "UpsertBucket":
+                return self._upsert(given)
+            case "RunResumeStatus":
+                run = self.runs.get(given["name"])
+                return {"model": {**_project(given["project"]), "bucket": self._node(run) if run else None}}
+            case "RunStoppedStatus":
+                return {"project": {"run": {"stopped": self.stopped}}}
+            case "CreateRunFiles":
+                files = [{"name": name, "uploadUrl": f"{self.url}/storage/{given['run']}/{name}"} for name in given["files"]]
+                return {"createRunFiles": {"runID": _id("Run", given["run"]), "uploadHeaders": [], "files": files}}
+            case _:
+                return None
+
+    def stream(self, project: str, name: str, body: Mapping[str, Any]) -> bool:
+        """Takes rows into a run; False if there is no such run."""
+        run = self.runs.get(name)
+        if run is None or run.project != project:
+            return False
+        for file, part in (body.get("files") or {}).items():
+            if file == "wandb-summary.json":
+                run.summary = json.loads(part["content"][-1])
+            else:
+                lines = run.lines[file]
+                lines += ["{}"] * (part["offset"] - len(lines))
+                lines[part["offset"] : part["offset"] + len(part["content"])] = part["content"]
+        if body.get("complete"):
+            run.exit_code = int(body.get("exitcode") or 0)
+        return True
+
+    def _upsert(self, given: Mapping[str, Any]) -> Any:
+        name, project = given["name"], given.get("project") or "uncategorized"
+        inserted = name not in self.runs
+        run = self.runs.setdefault(name, Run(name=name, project=project))
+        run.fields.update({key: value for key, value in given.items() if value is not None and key not in ("config", "summaryMetrics")})
+        if given.get("config"):
+            run.config = json.loads(given["config"])
+        if given.get("summaryMetrics"):
+            run.summary.update(json.loads(given["summaryMetrics"]))
+        return {"upsertBucket": {"bucket": self._node(run), "inserted": inserted}}
+
+    def _node(self, run: Run) -> dict[str, Any]:
+        history, events, log = run.lines.values()
+        return {
+            "id": _id("Run", run.name),
+            "name": run.name,
+            "displayName": run.fields.get("displayName"),
+            "description": "",
+            "notes": "",
+            "config": json.dumps(run.config),
+            "sweepName": None,
+            "group": run.fields.get("groupName"),
+            "jobType": run.fields.get("jobType"),
+            "tags": run.fields.get("tags") or [],
+            "summaryMetrics": json.dumps(run.summary),
+            "historyLineCount": len(history),
+            "eventsLineCount": len(events),
+            "logLineCount": len(log),
+            "historyTail": json.dumps(history[-1:]),
+            "eventsTail": json.dumps(events[-1:]),
+            "wandbConfig": json.dumps({"t": 1}),
+            "project": _project(run.project),
+            "state": "running" if run.exit_code is None else "finished",
+        }
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: WandbServer
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+    def answer(self) -> None:
+        """One request of any method."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+        path = urllib.parse.urlparse(self.path).path
+        asked = json.loads(body) if path == "/graphql" else {}
+        found = OPERATION.search(asked.get("query", ""))
+        operation = asked.get("operationName") or (found[1] if found else "")
+        request = f"{self.command} {path} {operation}".strip()
+        self.state.before(request)
+        with self.state.lock:
+            self.state.requests.append(request)
+            self.state.keys.add(_key(self.headers.get("Authorization") or ""))
+            status, reply, headers = self._reply(request, path, operation, asked, body)
+        data = json.dumps(reply).encode()
+        with contextlib.suppress(ConnectionError):  # a client that gave up waiting
+            self.send_response(status)
+            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+    def _reply(self, request: str, path: str, operation: str, asked: Mapping[str, Any], body: bytes) -> tuple[int, Any, Mapping[str, str]]:
+        if fault := self.state.fault(request):
+            return fault.status, {"error": "refused by the test"}, fault.headers
+        if operation:
+            data = self.state.graphql(operation, asked.get("variables") or {})
+            return 200, {"data": data} if data is not None else {"data": None, "errors": [{"message": f"unknown: {operation}"}]}, {}
+        if found := STREAM.fullmatch(path):
+            taken = self.state.stream(found["project"], found["run"], json.loads(body or b"{}"))
+            return (
+                (200, {"exitcode": None, "limits": {}, "stopped": self.state.stopped}, {}) if taken else (404, {"error": "no such run"}, {})
+            )
+        return (200, {}, {}) if path.startswith("/storage/") else (404, {"error": "no such path"}, {})
+
+    do_GET = do_POST = do_PUT = answer
+
+
+class _Http(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no news."""
+
+
+@contextlib.contextmanager
+def serving() -> Generator[WandbServer]:
+    """A server on a free port of 127.0.0.1, until the block ends."""
+    state = WandbServer()
+    http_server = _Http(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
+    state.url = f"http://127.0.0.1:{http_server.server_address[1]}"
+    thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        http_server.shutdown()
+        http_server.server_close()
+        thread.join()
+
+
+def _id(kind: str, name: str) -> str:
+    return base64.b64encode(f"{kind}:v1:{name}".encode()).decode()
+
+
+def _key(authorization: str) -> str:
+    return base64.b64decode(authorization.removeprefix("Basic ")).decode().removeprefix("api:") if authorization else ""
+
+
+def _project(name: str) -> dict[str, Any]:
+    return {"id": _id("Project", name), "name": name, "entity": {"id": _id("Entity", ENTITY), "name": ENTITY}}
+
+
+def _viewer() -> dict[str, Any]:
+    teams = {"edges": [{"node": {"name": ENTITY}}]}
+    return {
+        "id": _id("User", "1"),
+        "entity": ENTITY,
+        "username": ENTITY,
+        "name": ENTITY,
+        "email": "",
+        "admin": False,
+        "flags": "{}",
+        "teams": teams,
+    }
