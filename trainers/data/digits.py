@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
+from etils import epath
 
 from orchestrator.contract import DataError
 from trainers.data import prepared, readable
@@ -42,7 +43,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     # TFDS 4.9 looks for this with importlib_resources, which it does not install on Python 3.9 and later.
-    code_path = pathlib.Path(__file__)
+    code_path = epath.Path(__file__)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -149,12 +150,14 @@ def _alone(lock: pathlib.Path) -> Iterator[None]:
 def _clear(folder: pathlib.Path) -> None:
     """Removes what a killed process left. TFDS writes to `incomplete.*` and renames at the end."""
     version = folder / str(Digits.VERSION)
-    if (version / "dataset_info.json").is_file() and (made_by := prepared.describe(version).made_by) != Digits.__module__:
-        raise DataError(
-            f"{version} holds another dataset of the name digits",
-            found=f"made by {made_by}",
-            fix="move it, or set TFDS_DATA_DIR to another folder",
-        )
+    with contextlib.suppress(ValueError):  # not described: damaged
+        made_by = prepared.describe(version).made_by
+        if made_by != Digits.__module__:
+            raise DataError(
+                f"{version} holds another dataset of the name digits",
+                found=f"made by {made_by}",
+                fix="move it, or set TFDS_DATA_DIR to another folder",
+            )
     for wreck in (version, *folder.glob("incomplete.*")):
         shutil.rmtree(wreck, ignore_errors=True)
 

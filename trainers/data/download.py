@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from orchestrator.contract import DataError
 from trainers.config import DataConfig
 from trainers.data.catalog import Dataset, lookup
 from trainers.data.prepared import tfds_root
-from trainers.data.readable import not_prepared, python_code
+from trainers.data.readable import missing_to_prepare, not_prepared, python_code
 
 REACHABLE_WITHIN_S = 10.0
 
@@ -25,8 +24,8 @@ def download(config: DataConfig) -> None:
         DataError: There is no network, no TensorFlow, or TFDS failed; says how to prepare the dataset by hand.
     """
     dataset = lookup(config.dataset)
-    if importlib.util.find_spec("tensorflow") is None:
-        raise _error(dataset, "TFDS needs TensorFlow to prepare it, and TensorFlow is not installed")
+    if missing := missing_to_prepare():
+        raise _error(dataset, f"TFDS prepares it with packages that are not installed: {', '.join(missing)}")
     if (why := _unreachable(dataset.url)) is not None:
         raise _error(dataset, f"{dataset.url} cannot be reached from here ({why})")
     environment = {**os.environ, "TFDS_DATA_DIR": str(tfds_root())}

@@ -12,6 +12,8 @@ from trainers.data.catalog import KNOWN, Dataset, base_name, lookup
 from trainers.data.prepared import Prepared
 
 LIMIT_BYTES = 16 * 2**30  # of all splits as uint8 arrays; they stay in memory, and ImageNet at 384 px would take 577 GiB
+# Modules with which TFDS prepares images, and the packages they come in. TFDS 4.9 does not declare importlib_resources.
+PREPARING = (("tensorflow", "tensorflow"), ("importlib_resources", "importlib_resources"), ("PIL", "pillow"))
 DIGITS_MODULE = "trainers.data.digits"
 
 
@@ -51,6 +53,11 @@ def is_downloaded_unasked(config: DataConfig) -> bool:
     return bool(dataset.url) and prepared.find(config.dataset) is None and not _mismatch(config, dataset.classes, dataset.channels)
 
 
+def missing_to_prepare() -> tuple[str, ...]:
+    """Packages that TFDS needs to prepare images and that are not installed here."""
+    return tuple(package for module, package in PREPARING if importlib.util.find_spec(module) is None)
+
+
 def command(dataset: Dataset) -> str:
     """The command line that prepares a dataset in the format that is read here.
 
@@ -69,7 +76,7 @@ def not_prepared(dataset: Dataset, *, why: str = "") -> Problem:
     """The problem of a dataset that is not there."""
     root = prepared.tfds_root()
     manual = f"put {dataset.manual}, into {root / 'downloads' / 'manual'}, then run: " if dataset.manual else ""
-    install = "" if importlib.util.find_spec("tensorflow") else "pip install tensorflow pillow && "
+    install = f"pip install {' '.join(missing)} && " if (missing := missing_to_prepare()) else ""
     meant = _nearest(base_name(dataset.name))
     return Problem(
         f"dataset {dataset.name!r} is not prepared",

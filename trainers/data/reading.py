@@ -54,9 +54,11 @@ class Reader:
         return images, labels
 
     def _source(self, split: str) -> Any:
-        others = [name for name, kind in self._builder.info.features.items() if isinstance(kind, tfds.features.Image)]
-        skipped = {name: tfds.decode.SkipDecoding() for name in others if name != self._prepared.image}
-        return self._builder.as_data_source(split, decoders=skipped or None)
+        builder: Any = self._builder  # TFDS types its features and decoders too narrowly
+        images = [name for name, kind in builder.info.features.items() if isinstance(kind, tfds.features.Image)]
+        skip: Any = tfds.decode.SkipDecoding  # such as the segmentation masks of oxford_iiit_pet
+        skipped = {name: skip() for name in images if name != self._prepared.image}
+        return builder.as_data_source(split, decoders=skipped or None)
 
     def _chunk(self, source: Any, rows: range) -> tuple[Images, Labels]:
         try:
