@@ -1,0 +1,35 @@
+"""The only truth of every study: plans, leases, measurements, in one SQL database."""
+
+from orchestrator.ledger.database import LedgerUnavailableError
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.rows import (
+    ArtifactRow,
+    CellRow,
+    Entry,
+    EventRow,
+    Leased,
+    Member,
+    MemberRow,
+    PlanRows,
+    ProgressRow,
+    TrialRow,
+    TrialRows,
+    WorkerRow,
+)
+
+__all__ = [
+    "ArtifactRow",
+    "CellRow",
+    "Entry",
+    "EventRow",
+    "Leased",
+    "Ledger",
+    "LedgerUnavailableError",
+    "Member",
+    "MemberRow",
+    "PlanRows",
+    "ProgressRow",
+    "TrialRow",
+    "TrialRows",
+    "WorkerRow",
+]

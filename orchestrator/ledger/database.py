@@ -1,0 +1,141 @@
+"""Transactions on the ledger's database, and what its errors mean to a person."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
+
+from orchestrator.errors import LedgerError
+
+BUSY_S = 60
+CHUNK = 1000  # keys in one IN clause; SQLite allows 32,766 parameters
+
+
+class LedgerUnavailableError(LedgerError):
+    """The database cannot serve now: locked, full or out of reach. Nothing was written; the same call may work later."""
+
+
+class Database:
+    """Short transactions on one engine. Safe to use from several threads, not across a fork."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.where = place(engine.url)
+        self._engine = engine
+        self._writer = engine.execution_options(tessera_begin="BEGIN IMMEDIATE")
+        # Several SELECTs of one read see one state of the ledger. SQLite gives that by itself.
+        snapshot = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        self._reader = engine.execution_options(**snapshot)
+
+    @contextlib.contextmanager
+    def write(self) -> Generator[sa.Connection]:
+        """A transaction that writes: all of it, or nothing when the block raises."""
+        with self._explained(), self._writer.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Generator[sa.Connection]:
+        """A transaction whose reads all see the same state."""
+        with self._explained(), self._reader.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise explain(error, self._engine.url) from error
+
+
+def place(url: sa.URL) -> str:
+    """Where the ledger is, as said to a person: a path, or a URL without its password.
+
+    >>> place(sa.make_url("postgresql+psycopg://ann:secret@db/sweeps?sslpassword=s2"))
+    'postgresql://ann:***@db/sweeps?sslpassword=***'
+    """
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    hidden = url.update_query_dict({name: "***" for name in url.query if "password" in name.lower()})
+    return hidden.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+
+
+def explain(error: exc.SQLAlchemyError, url: sa.URL) -> LedgerError:
+    """The error in the message form: what happened, where, and what to do. Never a password."""
+    said = _without_secrets(str(error.orig if isinstance(error, exc.DBAPIError) else error).strip().splitlines()[0], url)
+    for words, what, fix in _TRANSIENT:
+        if any(word in said.lower() for word in words):
+            return LedgerUnavailableError(what, found=f"{said} ({place(url)})", fix=fix)
+    for words, what, fix in _PERMANENT:
+        if any(word in said.lower() for word in words):
+            return LedgerError(what, found=f"{said} ({place(url)})", fix=fix)
+    if isinstance(error, exc.IntegrityError):
+        return LedgerError(
+            "the ledger refused a row", found=f"{said} ({place(url)})", expected="rows that name a known study, trial, worker"
+        )
+    if isinstance(error, exc.DBAPIError) and (
+        error.connection_invalidated or isinstance(error, (exc.OperationalError, exc.InterfaceError))
+    ):
+        return LedgerUnavailableError(
+            "the ledger's database is out of reach", found=f"{said} ({place(url)})", fix="check that the server runs and the URL is right"
+        )
+    return LedgerError("the ledger cannot be read or written", found=f"{said} ({place(url)})")
+
+
+_TRANSIENT: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("is locked", "deadlock"),
+        f"the ledger was locked by another process for {BUSY_S} s",
+        "look for a stopped process that holds it, then run the same command again",
+    ),
+    (
+        ("disk is full", "no space left", "could not extend file"),
+        "there is no space left for the ledger",
+        "free disk space, then run the same command again; what was recorded before is intact",
+    ),
+)
+_PERMANENT: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("readonly", "read-only", "unable to open database file"),
+        "the ledger cannot be written",
+        "make the file and its folder writable, or choose another folder with --out",
+    ),
+    (("is not a database",), "this file is not a ledger", "choose another path, or move the file away"),
+    (("malformed",), "the ledger file is damaged", "restore it from a copy, or move it away and run the study again"),
+    (("locking protocol",), "the ledger's file system cannot lock files", "put --out on a local disk, or use a PostgreSQL URL"),
+    (("password authentication failed",), "the database refused the user or the password", "correct the URL"),
+)
+
+
+def _without_secrets(text: str, url: sa.URL) -> str:
+    secrets = [str(url.password)] if url.password else []
+    for name, value in url.query.items():
+        if "password" in name.lower():
+            secrets += [value] if isinstance(value, str) else list(value)
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def put(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts the rows; one whose primary key is there already replaces the old one."""
+    if not rows:
+        return
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    new = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
+    connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=new), rows)
+
+
+def chunks(keys: Iterable[str]) -> Iterator[list[str]]:
+    """The keys without repeats, in lists that fit an IN clause."""
+    unique = list(dict.fromkeys(keys))
+    for start in range(0, len(unique), CHUNK):
+        yield unique[start : start + CHUNK]

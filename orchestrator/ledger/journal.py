@@ -1,0 +1,145 @@
+"""What is told beside the trials themselves: workers, stop requests, events, what trackers have, how fast programs run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from orchestrator.contract import Probe
+from orchestrator.errors import LedgerError
+from orchestrator.keys import Json, canonical
+from orchestrator.ledger.codec import moment, to_json
+from orchestrator.ledger.database import chunks, put
+from orchestrator.ledger.rows import EventRow, WorkerRow
+from orchestrator.ledger.schema import events, memberships, now, probes, publications, studies, trials, workers
+from orchestrator.ledger.states import TERMINAL
+
+_LIVE_WORKERS = (
+    sa.select(
+        workers.c.id,
+        workers.c.identity,
+        workers.c.host,
+        workers.c.pid,
+        workers.c.started,
+        now() - workers.c.seen_at,
+        workers.c.signature,
+        sa.select(sa.func.count()).where(trials.c.worker == workers.c.id).scalar_subquery(),
+    )
+    .where(workers.c.study == sa.bindparam("study"), workers.c.ended_at.is_(None))
+    .order_by(workers.c.id)
+)
+_published = sa.and_(
+    publications.c.study == memberships.c.study,
+    publications.c.tracker == sa.bindparam("tracker"),
+    publications.c.trial == trials.c.key,
+    publications.c.fence == trials.c.fence,
+)
+_UNPUBLISHED = (
+    sa.select(trials.c.key)
+    .select_from(memberships.join(trials).outerjoin(publications, _published))
+    .where(
+        memberships.c.study == sa.bindparam("study"),
+        memberships.c.orphaned == sa.false(),
+        trials.c.state.in_(TERMINAL),
+        publications.c.trial.is_(None),
+    )
+    .order_by(memberships.c.position)
+)
+
+
+def register_worker(connection: sa.Connection, study: str, *, identity: str, host: str, pid: int, started: str) -> int:
+    """Number of a new worker of the study."""
+    row = {"study": study, "identity": identity, "host": host, "pid": pid, "started": started, "signature": "", "reason": ""}
+    made = connection.execute(sa.insert(workers).values(seen_at=now(), **row)).inserted_primary_key
+    assert made is not None
+    return int(made[0])
+
+
+def worker_seen(connection: sa.Connection, worker: int) -> None:
+    """The worker is alive now."""
+    connection.execute(sa.update(workers).where(workers.c.id == worker).values(seen_at=now()))
+
+
+def worker_ended(connection: sa.Connection, worker: int, *, exit_code: int | None, reason: str) -> None:
+    """The worker's process has ended. The first word counts: a worker's own is not replaced by what the driver saw of it."""
+    ended = sa.update(workers).where(workers.c.id == worker, workers.c.ended_at.is_(None))
+    connection.execute(ended.values(ended_at=now(), exit_code=exit_code, reason=reason))
+
+
+def live_workers(connection: sa.Connection, study: str) -> list[WorkerRow]:
+    """Workers of the study that were not said to have ended, oldest first."""
+    return [
+        WorkerRow(id=id, identity=identity, host=host, pid=pid, started=started, seen_s=seen_s, signature=signature, leases=leases)
+        for id, identity, host, pid, started, seen_s, signature, leases in connection.execute(_LIVE_WORKERS, {"study": study}).tuples()
+    ]
+
+
+def request_stop(connection: sa.Connection, study: str, stop: bool) -> None:
+    """Asks the study's workers to checkpoint and end, or takes that back."""
+    if connection.execute(sa.update(studies).where(studies.c.name == study).values(stop=stop)).rowcount == 0:
+        raise unknown_study(study)
+
+
+def stop_requested(connection: sa.Connection, study: str) -> bool:
+    """Whether the study's workers are asked to end."""
+    stop = connection.execute(sa.select(studies.c.stop).where(studies.c.name == study)).scalar_one_or_none()
+    if stop is None:
+        raise unknown_study(study)
+    return stop
+
+
+def event(connection: sa.Connection, study: str, kind: str, trial: str | None, payload: Mapping[str, Json]) -> int:
+    """Number of the new event. Numbers that JSON cannot hold are kept as text."""
+    text = canonical(
+        {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in payload.items()}
+    )
+    row = {"study": study, "kind": kind, "trial": trial or "", "payload": text}
+    made = connection.execute(sa.insert(events).values(at=now(), **row)).inserted_primary_key
+    assert made is not None
+    return int(made[0])
+
+
+def events_after(connection: sa.Connection, study: str, after_id: int) -> tuple[EventRow, ...]:
+    """Events of the study with larger numbers, in their order."""
+    query = sa.select(events.c.id, events.c.at, events.c.kind, events.c.trial, events.c.payload)
+    query = query.where(events.c.study == study, events.c.id > after_id).order_by(events.c.id)
+    return tuple(
+        EventRow(id=id, at=moment(at), kind=kind, trial=trial, payload=to_json(payload))
+        for id, at, kind, trial, payload in connection.execute(query).tuples()
+    )
+
+
+def unpublished(connection: sa.Connection, study: str, tracker: str) -> tuple[str, ...]:
+    """Terminal trials whose last attempt the tracker does not have, in the order of the plan."""
+    return tuple(dict.fromkeys(connection.execute(_UNPUBLISHED, {"study": study, "tracker": tracker}).scalars()))
+
+
+def mark_published(connection: sa.Connection, study: str, tracker: str, keys: Sequence[str]) -> None:
+    """The tracker has the trials as they are now."""
+    for some in chunks(keys):
+        found = connection.execute(sa.select(trials.c.key, trials.c.fence).where(trials.c.key.in_(some))).tuples()
+        put(connection, publications, [{"study": study, "tracker": tracker, "trial": key, "fence": fence} for key, fence in found])
+
+
+def probe_put(connection: sa.Connection, probe: Probe) -> None:
+    """Keeps a speed measurement, in place of an older one of the same kind."""
+    row = {"signature": probe.signature, "device": probe.device, "strategy": probe.strategy, "width": probe.width}
+    put(connection, probes, [row | {"compile_s": probe.compile_s, "lane_step_s": probe.lane_step_s}])
+
+
+def probes_of(connection: sa.Connection, signatures: Iterable[str]) -> tuple[Probe, ...]:
+    """Speed measurements of the signatures, by signature, device, strategy, width."""
+    columns = probes.c.signature, probes.c.device, probes.c.strategy, probes.c.width
+    query = sa.select(*columns, probes.c.compile_s, probes.c.lane_step_s).order_by(*columns)
+    rows = (row for some in chunks(signatures) for row in connection.execute(query.where(probes.c.signature.in_(some))).tuples())
+    return tuple(
+        Probe(signature=signature, device=device, strategy=strategy, width=width, compile_s=compile_s, lane_step_s=lane_step_s)
+        for signature, device, strategy, width, compile_s, lane_step_s in rows
+    )
+
+
+def unknown_study(study: str) -> LedgerError:
+    """The error for a study that was never planned."""
+    return LedgerError(f"the ledger has no study {study!r}", fix="insert its plan first, or correct its name")

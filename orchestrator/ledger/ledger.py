@@ -1,0 +1,276 @@
+"""The ledger: one database that holds the truth of every study under an output folder. Each method is one short transaction."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Collection, Iterable, Sequence
+
+from orchestrator.contract import Probe
+from orchestrator.keys import Json
+from orchestrator.ledger import ending, journal, lease, plan, read, record
+from orchestrator.ledger.database import Database
+from orchestrator.ledger.opening import open_engine
+from orchestrator.ledger.rows import (
+    ArtifactRow,
+    Entry,
+    EventRow,
+    Leased,
+    Member,
+    PlanRows,
+    ProgressRow,
+    TrialRows,
+    WorkerRow,
+)
+from orchestrator.records import Phase, TrialRecord, TrialState
+
+MAX_FAILURES = 3
+MAX_LOST = 3
+
+
+class Ledger:
+    """Plans, leases, measurements and events. Safe to use from several threads and processes; open it anew after a fork.
+
+    Every method raises `LedgerUnavailableError`, having written nothing, when the database is locked for a minute, full,
+    or out of reach, and `LedgerError` when it cannot serve at all. The database's clock decides when leases end.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url_or_path: str | pathlib.Path, *, create: bool = True) -> Ledger:
+        """The ledger in a file, or at a `postgresql://` URL; made first, or brought to this version's schema, where needed.
+
+        Raises:
+            LedgerError: There is none and `create` is false; the place cannot be written; it holds something else, or the
+                ledger of a newer Tessera.
+        """
+        return cls(Database(open_engine(url_or_path, create=create)))
+
+    @property
+    def where(self) -> str:
+        """The file, or the URL without its password."""
+        return self._database.where
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._database.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Ledger({self.where!r})"
+
+    # Plans
+
+    def insert_plan(self, rows: PlanRows) -> None:
+        """Makes the study hold exactly this plan. Trials that are known keep their state; twice is as once.
+
+        Memberships that the plan no longer names are kept as orphans: not leased, not counted, back when the plan names
+        them again.
+        """
+        with self._database.write() as connection:
+            plan.insert_plan(connection, rows)
+
+    def add_trials(self, study: str, rows: TrialRows) -> None:
+        """Adds trials to a planned study, such as a tuner's proposals. Orphans nothing; twice is as once."""
+        with self._database.write() as connection:
+            plan.add_trials(connection, study, rows)
+
+    def members(self, study: str) -> list[Member]:
+        """Every membership of the study, orphans too, in the order of the plan."""
+        with self._database.read() as connection:
+            return read.members(connection, study)
+
+    def states(self, keys: Iterable[str]) -> dict[str, TrialState]:
+        """State of each trial that is known under any study; unknown keys are left out."""
+        with self._database.read() as connection:
+            return read.states(connection, keys)
+
+    def outcomes(self, keys: Iterable[str]) -> dict[str, tuple[TrialState, dict[str, float]]]:
+        """State of each trial that is known under any study, and the final metrics of complete ones, costs left out."""
+        with self._database.read() as connection:
+            return read.outcomes(connection, list(keys))
+
+    def study_spec(self, study: str) -> dict[str, Json] | None:
+        """What the study's plan was inserted with; None for an unknown study."""
+        with self._database.read() as connection:
+            return read.study_spec(connection, study)
+
+    def study_names(self) -> tuple[str, ...]:
+        """Every study of the ledger, in the order in which they were first planned."""
+        with self._database.read() as connection:
+            return read.study_names(connection)
+
+    # What a worker does
+
+    def register_worker(self, study: str, *, identity: str, host: str, pid: int, started: str | float) -> int:
+        """Number of a new worker. `started` tells its process from a later one of the same pid."""
+        with self._database.write() as connection:
+            return journal.register_worker(connection, study, identity=identity, host=host, pid=pid, started=str(started))
+
+    def worker_seen(self, worker: int) -> None:
+        """Says that the worker is alive; leasing and renewing say so too."""
+        with self._database.write() as connection:
+            journal.worker_seen(connection, worker)
+
+    def worker_ended(self, worker: int, *, exit_code: int | None = None, reason: str = "") -> None:
+        """Says that the worker's process has ended. It leases nothing any more; only the first call counts."""
+        with self._database.write() as connection:
+            journal.worker_ended(connection, worker, exit_code=exit_code, reason=reason)
+
+    def lease(self, study: str, worker: int, n: int, *, signature: str | None = None, lease_s: float) -> list[Leased]:
+        """Up to `n` waiting trials of one signature, in the order of the plan, held by the worker for `lease_s` seconds.
+
+        Args:
+            study: Whose queue is drawn from.
+            worker: Number that `register_worker` gave. One that has ended gets nothing.
+            n: Free lanes.
+            signature: Of the worker's program. None lets the ledger choose: by plan order among signatures that no other
+                worker of the study is on, so that each program is compiled once; else the one with the longest queue.
+            lease_s: Seconds until the leases expire unless renewed.
+
+        Trials whose workers died more than once come in ever smaller packs, at last alone, so that the one that kills its
+        worker is found.
+        """
+        with self._database.write() as connection:
+            return lease.lease(connection, study, worker, n, signature=signature, lease_s=lease_s)
+
+    def renew(self, worker: int, lease_s: float) -> set[str]:
+        """Moves the end of the worker's live leases to `lease_s` seconds from now; keys of the trials it still holds."""
+        with self._database.write() as connection:
+            return lease.renew(connection, worker, lease_s)
+
+    def record(self, worker: int, entries: Sequence[Entry]) -> dict[str, bool]:
+        """Writes a rung of a pack in one transaction. False for a trial whose lease is gone: nothing of it was written.
+
+        Raises:
+            ValueError: An entry follows the end of its trial.
+        """
+        with self._database.write() as connection:
+            return record.record(connection, worker, entries)
+
+    def release(self, worker: int, *, keys: Collection[str] | None = None, state: TrialState, reason: str) -> int:
+        """Hands back what the worker holds, or those of `keys`; how many.
+
+        `state` is PREEMPTED for a worker told to stop, PLANNED for lanes it never began, LOST for what it cannot account for.
+        """
+        with self._database.write() as connection:
+            return ending.release(connection, worker, keys=keys, state=state, reason=reason)
+
+    def fail(self, worker: int, key: str, fence: int, reason: str, *, max_failures: int = MAX_FAILURES) -> TrialState | None:
+        """Ends an attempt that raised: the trial is PLANNED again, or FAILED after `max_failures` such attempts.
+
+        Returns that state, or None when the lease was gone and nothing was written.
+        """
+        with self._database.write() as connection:
+            return ending.fail(connection, worker, key, fence, reason, max_failures=max_failures)
+
+    # What the driver does
+
+    def expire(self, study: str, *, max_lost: int | None = MAX_LOST) -> list[str]:
+        """Ends the study's expired leases as LOST; keys of the trials. `max_lost` as in `release_dead`."""
+        with self._database.write() as connection:
+            return ending.expire(connection, study, max_lost=max_lost)
+
+    def release_dead(self, study: str, worker_ids: Collection[int], *, max_lost: int | None = MAX_LOST) -> list[str]:
+        """Ends the leases of workers known to be dead as LOST, at once; keys of the trials.
+
+        Args:
+            study: Whose workers they were.
+            worker_ids: Numbers of the dead.
+            max_lost: A trial that was alone on its worker is FAILED when so many workers died with it since it last got
+                further than before. None: the deaths came from outside, and are not held against the trials.
+        """
+        with self._database.write() as connection:
+            return ending.release_dead(connection, study, worker_ids, max_lost=max_lost)
+
+    def retry(self, study: str) -> int:
+        """FAILED trials of the study wait again, their failures forgotten; how many."""
+        with self._database.write() as connection:
+            return ending.retry(connection, study)
+
+    def live_workers(self, study: str) -> list[WorkerRow]:
+        """Workers of the study that were not said to have ended, oldest first. Whether they live is for the driver to see."""
+        with self._database.read() as connection:
+            return journal.live_workers(connection, study)
+
+    def request_stop(self, study: str, stop: bool) -> None:
+        """Asks the study's workers to checkpoint and end, or takes that back."""
+        with self._database.write() as connection:
+            journal.request_stop(connection, study, stop)
+
+    def stop_requested(self, study: str) -> bool:
+        """Whether the study's workers are asked to end."""
+        with self._database.read() as connection:
+            return journal.stop_requested(connection, study)
+
+    def counts(self, study: str) -> dict[tuple[str, Phase], dict[TrialState, int]]:
+        """Trials in each state, by arm and phase in the order of the plan. States without trials are left out."""
+        with self._database.read() as connection:
+            return read.counts(connection, study)
+
+    def progress(self, study: str) -> tuple[ProgressRow, ...]:
+        """The lines of a live table, in the order of the plan."""
+        with self._database.read() as connection:
+            return read.progress(connection, study)
+
+    def trial_records(
+        self,
+        study: str,
+        *,
+        phases: Collection[Phase] | None = None,
+        keys: Collection[str] | None = None,
+        with_rungs: bool = True,
+    ) -> tuple[TrialRecord, ...]:
+        """The study's trials in the order of the plan, without orphans; a trial of two arms comes twice.
+
+        Args:
+            study: Its name.
+            phases: Only these; None is all.
+            keys: Only these trials; None is all.
+            with_rungs: Read learning curves too. Without, `rungs` are empty and `metrics` are as ever.
+        """
+        with self._database.read() as connection:
+            return read.trial_records(connection, study, phases=phases, keys=keys, with_rungs=with_rungs)
+
+    def artifacts(self, keys: Iterable[str]) -> tuple[ArtifactRow, ...]:
+        """Files that the trials left behind, by trial and name."""
+        with self._database.read() as connection:
+            return read.artifacts_of(connection, keys)
+
+    # What is told beside the trials
+
+    def event(self, study: str, kind: str, trial: str | None = None, **payload: Json) -> int:
+        """Notes that something happened to the study, or to one of its trials; number of the event."""
+        with self._database.write() as connection:
+            return journal.event(connection, study, kind, trial, payload)
+
+    def events(self, study: str, after_id: int = 0) -> tuple[EventRow, ...]:
+        """Events with larger numbers than `after_id`, in their order."""
+        with self._database.read() as connection:
+            return journal.events_after(connection, study, after_id)
+
+    def unpublished(self, study: str, tracker: str) -> tuple[str, ...]:
+        """Terminal trials that the tracker does not have, in the order of the plan. A trial run again is published again."""
+        with self._database.read() as connection:
+            return journal.unpublished(connection, study, tracker)
+
+    def mark_published(self, study: str, tracker: str, keys: str | Sequence[str]) -> None:
+        """Says that the tracker has one trial, or several, as they are now."""
+        with self._database.write() as connection:
+            journal.mark_published(connection, study, tracker, [keys] if isinstance(keys, str) else keys)
+
+    def probe_put(self, probe: Probe) -> None:
+        """Keeps a speed measurement for later plans of any study."""
+        with self._database.write() as connection:
+            journal.probe_put(connection, probe)
+
+    def probes(self, signatures: Iterable[str]) -> tuple[Probe, ...]:
+        """Speed measurements of the signatures."""
+        with self._database.read() as connection:
+            return journal.probes_of(connection, signatures)

@@ -1,0 +1,230 @@
+"""Reads: whole studies in a few queries, never one for each trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+import sqlalchemy as sa
+
+from orchestrator.keys import Json
+from orchestrator.ledger.codec import Decoded, moment, to_config, to_json, to_numbers, to_strings
+from orchestrator.ledger.database import chunks
+from orchestrator.ledger.rows import ArtifactRow, Member, ProgressRow
+from orchestrator.ledger.schema import artifacts, attempts, cells, measurements, memberships, now, studies, trials
+from orchestrator.records import Phase, Rung, TrialRecord, TrialState
+
+Curve = dict[int, dict[str, float]]
+
+_LIVE = sa.and_(memberships.c.study == sa.bindparam("study"), memberships.c.orphaned == sa.false())
+_MEMBERS = (
+    sa.select(
+        trials.c.key,
+        trials.c.cell,
+        memberships.c.arm,
+        memberships.c.phase,
+        memberships.c.number,
+        memberships.c.position,
+        memberships.c.point,
+        memberships.c.orphaned,
+        trials.c.state,
+    )
+    .join_from(memberships, trials)
+    .where(memberships.c.study == sa.bindparam("study"))
+    .order_by(memberships.c.position, memberships.c.arm, memberships.c.phase, memberships.c.number)
+)
+_COUNTS = (
+    sa.select(
+        memberships.c.arm,
+        memberships.c.phase,
+        trials.c.state,
+        sa.func.count(),
+        sa.func.sum(sa.case((trials.c.state == TrialState.LEASED, trials.c.step), else_=0)),
+        sa.func.min(memberships.c.position),
+    )
+    .join_from(memberships, trials)
+    .where(_LIVE)
+    .group_by(memberships.c.arm, memberships.c.phase, trials.c.state)
+)
+_RECORDS = (
+    sa.select(
+        trials.c.key,
+        trials.c.cell,
+        memberships.c.arm,
+        memberships.c.phase,
+        memberships.c.number,
+        trials.c.seed,
+        memberships.c.point,
+        trials.c.state,
+        trials.c.reason,
+        memberships.c.signature,
+        trials.c.step,
+        trials.c.fence,
+        cells.c.config,
+        cells.c.cost,
+        attempts.c.ended_at,
+        attempts.c.provenance,
+    )
+    .select_from(
+        memberships.join(trials)
+        .join(cells)
+        .outerjoin(attempts, sa.and_(attempts.c.trial == trials.c.key, attempts.c.fence == trials.c.fence))
+    )
+    .where(_LIVE)
+    .order_by(memberships.c.position, memberships.c.arm, memberships.c.phase, memberships.c.number)
+)
+_held_s = sa.func.coalesce(attempts.c.ended_at, now()) - attempts.c.leased_at
+_ELAPSED = sa.select(attempts.c.trial, sa.func.sum(sa.case((_held_s > 0, _held_s), else_=0.0))).group_by(attempts.c.trial)
+_MEASURED = sa.select(measurements.c.trial, measurements.c.step, measurements.c.name, measurements.c.value).order_by(
+    measurements.c.trial, measurements.c.step
+)
+_FINAL = _MEASURED.join(trials, trials.c.key == measurements.c.trial).where(
+    trials.c.state == TrialState.COMPLETE, measurements.c.step == trials.c.step
+)
+
+
+def members(connection: sa.Connection, study: str) -> list[Member]:
+    """Every membership of the study, orphans too, in the order of the plan."""
+    points = Decoded(to_config)
+    return [
+        Member(
+            key=key,
+            cell=cell,
+            arm=arm,
+            phase=Phase(phase),
+            index=number,
+            position=position,
+            point=points[point],
+            orphaned=orphaned,
+            state=TrialState(state),
+        )
+        for key, cell, arm, phase, number, position, point, orphaned, state in connection.execute(_MEMBERS, {"study": study}).tuples()
+    ]
+
+
+def states(connection: sa.Connection, keys: Iterable[str]) -> dict[str, TrialState]:
+    """State of each of the trials that the ledger knows."""
+    found: dict[str, TrialState] = {}
+    for some in chunks(keys):
+        rows = connection.execute(sa.select(trials.c.key, trials.c.state).where(trials.c.key.in_(some))).tuples()
+        found |= {key: TrialState(state) for key, state in rows}
+    return found
+
+
+def outcomes(connection: sa.Connection, keys: Iterable[str]) -> dict[str, tuple[TrialState, dict[str, float]]]:
+    """State of each of the trials that the ledger knows, and the final metrics of those that are complete."""
+    found = {key: (state, dict[str, float]()) for key, state in states(connection, keys).items()}
+    for some in chunks([key for key, (state, _) in found.items() if state is TrialState.COMPLETE]):
+        for trial, _, name, value in connection.execute(_FINAL.where(measurements.c.trial.in_(some))).tuples():
+            found[trial][1][name] = math.nan if value is None else value
+    return found
+
+
+def study_spec(connection: sa.Connection, study: str) -> dict[str, Json] | None:
+    """What `insert_plan` was given as the study's description; None for an unknown study."""
+    text = connection.execute(sa.select(studies.c.spec).where(studies.c.name == study)).scalar_one_or_none()
+    return None if text is None else to_json(text)
+
+
+def study_names(connection: sa.Connection) -> tuple[str, ...]:
+    """Every study of the ledger, in the order in which they were first planned."""
+    return tuple(connection.execute(sa.select(studies.c.name).order_by(studies.c.created_at, studies.c.name)).scalars())
+
+
+def counts(connection: sa.Connection, study: str) -> dict[tuple[str, Phase], dict[TrialState, int]]:
+    """Trials in each state, by arm and phase, in the order of the plan. States without trials are left out."""
+    rows = sorted(connection.execute(_COUNTS, {"study": study}).tuples(), key=lambda row: row[5])
+    found: dict[tuple[str, Phase], dict[TrialState, int]] = {}
+    for arm, phase, state, n, _, _ in rows:
+        found.setdefault((arm, Phase(phase)), {})[TrialState(state)] = n
+    return found
+
+
+def progress(connection: sa.Connection, study: str) -> tuple[ProgressRow, ...]:
+    """The lines of a live table, in the order of the plan."""
+    rows = sorted(connection.execute(_COUNTS, {"study": study}).tuples(), key=lambda row: row[5])
+    by_arm: dict[tuple[str, str], dict[TrialState, tuple[int, int]]] = {}
+    for arm, phase, state, n, steps, _ in rows:
+        by_arm.setdefault((arm, phase), {})[TrialState(state)] = (n, int(steps))
+    return tuple(_progress(arm, Phase(phase), found) for (arm, phase), found in by_arm.items())
+
+
+def trial_records(
+    connection: sa.Connection, study: str, *, phases: Collection[Phase] | None, keys: Collection[str] | None, with_rungs: bool
+) -> tuple[TrialRecord, ...]:
+    """The study's trials in the order of the plan; see `Ledger.trial_records`."""
+    query = _RECORDS if phases is None else _RECORDS.where(memberships.c.phase.in_([str(phase) for phase in phases]))
+    few = None if keys is None else list(chunks(keys))
+    curves = _curves(connection, study, few, with_rungs=with_rungs)
+    elapsed = _elapsed(connection, study, few)
+    queries = [query] if few is None else [query.where(trials.c.key.in_(some)) for some in few]
+    configs, points, costs, origins = Decoded(to_config), Decoded(to_config), Decoded(to_numbers), Decoded(to_strings)
+    records: list[TrialRecord] = []
+    for row in (row for query in queries for row in connection.execute(query, {"study": study}).tuples()):
+        key, cell, arm, phase, number, seed, point, state_, reason, signature, step, fence, config, cost, ended_at, provenance = row
+        state = TrialState(state_)
+        curve = curves.get(key, {})
+        final = curve.get(step, {})
+        records.append(
+            TrialRecord(
+                key=key,
+                cell=cell,
+                arm=arm,
+                phase=Phase(phase),
+                index=number,
+                seed=seed,
+                config=configs[config],
+                point=points[point],
+                state=state,
+                reason=reason if state.is_terminal else "",
+                signature=signature,
+                cost=costs[cost],
+                metrics={**costs[cost], **final} if state is TrialState.COMPLETE else {},
+                rungs=tuple(Rung(step=step, metrics=metrics) for step, metrics in curve.items()) if with_rungs else (),
+                attempts=fence,
+                elapsed_s=elapsed.get(key, 0.0),
+                finished_at=moment(ended_at) if state.is_terminal else "",
+                provenance=origins[provenance] if state.is_terminal and provenance is not None else {},
+            )
+        )
+    return tuple(records)
+
+
+def artifacts_of(connection: sa.Connection, keys: Iterable[str]) -> tuple[ArtifactRow, ...]:
+    """Files that the trials left behind, by trial and name."""
+    query = sa.select(artifacts.c.trial, artifacts.c.name, artifacts.c.uri).order_by(artifacts.c.trial, artifacts.c.name)
+    rows = (row for some in chunks(keys) for row in connection.execute(query.where(artifacts.c.trial.in_(some))).tuples())
+    return tuple(ArtifactRow(trial=trial, name=name, uri=uri) for trial, name, uri in rows)
+
+
+def _curves(connection: sa.Connection, study: str, few: list[list[str]] | None, *, with_rungs: bool) -> dict[str, Curve]:
+    """Step to metrics, by trial; without rungs, of the last step of complete trials only."""
+    query = _MEASURED if with_rungs else _FINAL
+    own = sa.select(memberships.c.trial).where(_LIVE)
+    queries = [query.where(measurements.c.trial.in_(own))] if few is None else [query.where(measurements.c.trial.in_(some)) for some in few]
+    curves: dict[str, Curve] = {}
+    for some in queries:
+        for trial, step, name, value in connection.execute(some, {"study": study}).tuples():
+            curves.setdefault(trial, {}).setdefault(step, {})[name] = math.nan if value is None else value
+    return curves
+
+
+def _elapsed(connection: sa.Connection, study: str, few: list[list[str]] | None) -> dict[str, float]:
+    own = sa.select(memberships.c.trial).where(_LIVE)
+    queries = [_ELAPSED.where(attempts.c.trial.in_(own))] if few is None else [_ELAPSED.where(attempts.c.trial.in_(some)) for some in few]
+    return {trial: float(held_s) for query in queries for trial, held_s in connection.execute(query, {"study": study}).tuples()}
+
+
+def _progress(arm: str, phase: Phase, found: Mapping[TrialState, tuple[int, int]]) -> ProgressRow:
+    def n(*of: TrialState) -> int:
+        return sum(found[state][0] for state in of if state in found)
+
+    return ProgressRow(
+        arm=arm,
+        phase=phase,
+        done=n(TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED),
+        running=n(TrialState.LEASED),
+        waiting=n(*(state for state in TrialState if state.is_waiting)),
+        failed=n(TrialState.FAILED),
+        running_steps=found[TrialState.LEASED][1] if TrialState.LEASED in found else 0,
+    )

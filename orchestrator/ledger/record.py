@@ -1,0 +1,93 @@
+"""What workers measure: a rung of a whole pack is one transaction, and only the holder of a live lease writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from orchestrator.ledger.database import put
+from orchestrator.ledger.ending import Ending, end
+from orchestrator.ledger.lease import Held, held
+from orchestrator.ledger.rows import Entry
+from orchestrator.ledger.schema import artifacts, measurements, trials
+from orchestrator.records import TrialState
+
+Rungs = dict[int, Mapping[str, float]]
+
+_REWIND = sa.delete(measurements).where(measurements.c.trial == sa.bindparam("of_trial"), measurements.c.step >= sa.bindparam("from_step"))
+_MEASURE = sa.insert(measurements)
+_ADVANCE = sa.update(trials).where(
+    trials.c.key == sa.bindparam("of_key"), trials.c.fence == sa.bindparam("of_fence"), trials.c.state == TrialState.LEASED
+)
+
+
+def record(connection: sa.Connection, worker: int, entries: Sequence[Entry]) -> dict[str, bool]:
+    """Writes the entries whose leases are live; see `Ledger.record`."""
+    leases = {row.key: row for row in held(connection, worker=worker) if row.is_live}
+    kept = [entry for entry in entries if entry.key in leases and leases[entry.key].fence == entry.fence]
+    by_trial: dict[str, list[Entry]] = {}
+    for entry in kept:
+        said = by_trial.setdefault(entry.key, [])
+        if said and said[-1].outcome is not None:
+            raise ValueError(f"nothing is recorded of trial {entry.key} after its end")
+        said.append(entry)
+    _measure(connection, {key: _rungs(said) for key, said in by_trial.items()}, leases)
+    after = {key: _advanced(leases[key], said) for key, said in by_trial.items()}
+    if after:
+        connection.execute(_ADVANCE, list(after.values()))
+    put(connection, artifacts, [{"trial": entry.key, "name": name, "uri": uri} for entry in kept for name, uri in entry.artifacts.items()])
+    end(connection, [_ending(leases[entry.key], entry, entry.outcome) for entry in kept if entry.outcome is not None])
+    return {entry.key: entry.key in by_trial for entry in entries}
+
+
+def _rungs(said: Sequence[Entry]) -> Rungs:
+    rungs: Rungs = {}
+    for entry in said:
+        if entry.metrics:
+            rungs = {step: metrics for step, metrics in rungs.items() if step < entry.step} | {entry.step: entry.metrics}
+    return rungs
+
+
+def _measure(connection: sa.Connection, curves: Mapping[str, Rungs], leases: Mapping[str, Held]) -> None:
+    # A lane that goes on from a checkpoint says again what was said before its worker died, and what comes after
+    # that checkpoint is no longer part of its curve.
+    rewound = [{"of_trial": key, "from_step": min(rungs)} for key, rungs in curves.items() if rungs and min(rungs) <= leases[key].step]
+    if rewound:
+        connection.execute(_REWIND, rewound)
+    rows = [
+        {"trial": key, "step": step, "name": name, "value": None if value != value else float(value)}
+        for key, rungs in curves.items()
+        for step, metrics in rungs.items()
+        for name, value in metrics.items()
+    ]
+    if rows:
+        connection.execute(_MEASURE, rows)
+
+
+def _advanced(lease: Held, said: Sequence[Entry]) -> dict[str, object]:
+    furthest = max(lease.furthest_step, *(entry.step for entry in said))
+    return {
+        "of_key": lease.key,
+        "of_fence": lease.fence,
+        "step": said[-1].step,
+        "furthest_step": furthest,
+        "losses": _losses(lease, said),
+    }
+
+
+def _losses(lease: Held, said: Sequence[Entry]) -> int:
+    """A trial that gets further than ever before is not what kills its workers."""
+    return 0 if any(entry.step > lease.furthest_step for entry in said) else lease.losses
+
+
+def _ending(lease: Held, entry: Entry, outcome: TrialState) -> Ending:
+    return Ending(
+        held=lease,
+        outcome=outcome,
+        then=outcome,
+        reason=entry.reason,
+        failures=lease.failures,
+        losses=lease.losses,
+        provenance=entry.provenance,
+    )
