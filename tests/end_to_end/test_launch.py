@@ -1,0 +1,130 @@
+"""What a user sees: one command, run again, edited, mistaken, failing."""
+
+from __future__ import annotations
+
+import re
+
+TOTAL = 18  # three arms, three tuning trials and three replicates each
+
+PLAIN, WIDE, DEEP = (
+    'Arm("plain", baseline=True)',
+    'Arm("wide", {"family": "wide", "size": 200})',
+    'Arm("deep", {"family": "deep", "floor": 0.25})',
+)
+
+
+def attempts(launches) -> int:
+    """Leases of all trials that the ledger ever gave."""
+    import sqlite3
+
+    with sqlite3.connect(launches.out / "ledger.db") as connection:
+        return connection.execute("select count(*) from attempts").fetchone()[0]
+
+
+def test_a_run_ends_with_a_table_and_the_same_command_again_does_nothing_new(launches) -> None:
+    first = launches.run()
+    assert first.code == 0, first.err
+    assert "plain" in first.out
+    assert re.search(r"report: .*index\.html", first.out)
+    assert f"{TOTAL}/{TOTAL} trials" in first.err
+    assert launches.status() == {"complete": TOTAL}
+    report = launches.out / "families" / "report"
+    before = {path: path.stat().st_mtime_ns for path in report.rglob("*") if path.is_file()}
+    again = launches.run()
+    assert again.code == 0, again.err
+    assert again.out == first.out
+    assert "nothing to do" in again.err
+    assert {path: path.stat().st_mtime_ns for path in report.rglob("*") if path.is_file()} == before
+    assert not launches.workers()
+
+
+def test_json_is_one_document_for_every_command(launches) -> None:
+    plan = launches.run("plan", "--json").json
+    assert plan["totals"]["new"] == plan["totals"]["pending"] == 9
+    assert not launches.out.exists()
+    result = launches.run("run", "--json").json
+    assert [arm["name"] for arm in result["arms"]] == ["plain", "wide", "deep"]
+    assert launches.run("plan", "--json").json["totals"]["cached"] == TOTAL
+    assert launches.run("report", "--json").json == result
+
+
+def test_an_edited_study_runs_only_the_difference(launches) -> None:
+    """A replicate more, an arm renamed, arms in another order, an arm dropped, a grid widened: plan says it, run does it."""
+    assert launches.run().code == 0
+    trained = attempts(launches)
+
+    def edit(added: int, orphaned: int, **study: object) -> None:
+        nonlocal trained
+        launches.write(**study)
+        totals = launches.run("plan", "--json").json["totals"]
+        assert totals["new"] + totals["changed"] == added, totals
+        assert totals["orphaned"] == orphaned, totals
+        assert launches.run().code == 0
+        trained += added + totals["pending"]
+        assert attempts(launches) == trained
+
+    edit(3, 0, replicates=4)
+    edit(0, 0, replicates=4, arms=(PLAIN.replace("plain", "ordinary"), WIDE, DEEP))
+    edit(0, 0, replicates=4, arms=(DEEP, WIDE, PLAIN))
+    edit(0, 7, replicates=4, arms=(WIDE, PLAIN))
+    edit(0, 0, replicates=4, arms=(PLAIN, WIDE, DEEP))
+    launches.write(replicates=4, axis="Values(0.003, 0.01, 0.03)", arms=(PLAIN,))
+    assert launches.run().code == 0
+
+
+def test_a_wider_grid_trains_only_its_new_points(launches) -> None:
+    grid = 'Grid({{"size": Values({}), "floor": Values(0.2, 0.3)}})'
+    launches.write(arms=(grid.format("50, 100"),))
+    assert launches.run().code == 0
+    before = attempts(launches)
+    launches.write(arms=(grid.format("50, 100, 150"),))
+    plan = launches.run("plan", "--json").json["totals"]
+    assert (plan["new"], plan["cached"], plan["pending"], plan["orphaned"]) == (6, 24, 6, 0)
+    assert launches.run().code == 0
+    assert attempts(launches) == before + 12
+
+
+def test_a_mistake_is_a_message_and_exit_code_2_and_writes_nothing(launches) -> None:
+    launches.write(arms=('Arm("a", {"sise": 3})', 'Arm("a", {"floor": "low"})'))
+    for command in ("run", "plan"):
+        ended = launches.run(command)
+        assert ended.code == 2
+        assert "closest: size" in ended.err
+        assert "2 arms are named 'a'" in ended.err
+        assert "floor has the wrong type" in ended.err
+        assert "Traceback" not in ended.err
+    assert not launches.out.exists()
+    assert launches.run("status").code == 2
+    unknown = launches.run("run", "--set", "stepps=3")
+    assert unknown.code == 2
+    assert "closest: steps" in unknown.err
+
+
+def test_a_trial_that_raises_is_retried_reported_and_costs_itself_only(launches) -> None:
+    launches.write(arms=(PLAIN, 'Arm("broken", {"raise_at": 40})'))
+    ended = launches.run()
+    assert ended.code == 1, ended.err
+    assert launches.status() == {"complete": 6, "failed": 3}
+    shown = launches.run("status").out
+    assert "broken, tune 0" in shown
+    assert "failed" in shown
+    assert "missing" in (launches.out / "families" / "report" / "report.md").read_text()
+    assert launches.run("retry").code == 0
+    assert launches.status() == {"complete": 6, "planned": 3}
+
+
+def test_a_trial_that_diverges_is_told_apart_from_one_that_fails(launches) -> None:
+    launches.write(arms=(PLAIN, 'Arm("hot", {"diverge_above": 0.02})'))
+    ended = launches.run()
+    assert ended.code == 0, ended.err
+    states = launches.status()
+    assert states["diverged"] >= 1
+    assert states["failed"] == 0
+
+
+def test_a_worker_that_dies_once_costs_no_trial(launches) -> None:
+    launches.write(arms=(PLAIN, 'Arm("deadly once", {"kill_once_at": 40})'))
+    ended = launches.run()
+    assert ended.code == 0, ended.err
+    assert launches.status() == {"complete": 12}
+    assert "lost its worker" in ended.err
