@@ -55,7 +55,12 @@ def is_downloaded_unasked(config: DataConfig) -> bool:
 
 def missing_to_prepare() -> tuple[str, ...]:
     """Packages that TFDS needs to prepare images and that are not installed here."""
-    return tuple(package for module, package in PREPARING if importlib.util.find_spec(module) is None)
+    return tuple(package for module, package in PREPARING if not is_installed(module))
+
+
+def is_installed(module: str) -> bool:
+    """The module can be imported; it is not imported to find out."""
+    return importlib.util.find_spec(module) is not None
 
 
 def command(dataset: Dataset) -> str:
@@ -110,7 +115,7 @@ def _unreadable(dataset: Dataset, found: Prepared) -> Problem | None:
             expected="features `image` and `label`, or supervised keys that name them",
             fix="choose another dataset",
         )
-    if found.encoded and not (importlib.util.find_spec("PIL") or importlib.util.find_spec("cv2")):
+    if found.encoded and not (is_installed("PIL") or is_installed("cv2")):
         return Problem(
             f"dataset {dataset.name!r} holds PNG or JPEG files, and nothing here decodes them",
             found="neither Pillow nor OpenCV is installed",
