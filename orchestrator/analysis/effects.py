@@ -22,7 +22,7 @@ class ArmEffect:
         metric: The metric.
         effect: Its fields are NaN where too few replicates are paired: all without any, all but the mean with one.
         p_holm: p corrected for the number of arms compared in this metric (Holm); NaN where p is.
-        resolved: `p_holm` is at most `ALPHA`.
+        resolved: `p_holm` is at most `ALPHA` and the interval does not hold 0.
         needed: Replicates that would resolve the observed difference with probability `POWER`; infinite if it is 0, NaN if the
             spread is unknown. At least one more than there are, for an effect that is not resolved.
     """
@@ -51,17 +51,20 @@ def effects(record: StudyRecord, metric: str) -> tuple[ArmEffect, ...]:
     found = [_effect(ours, replicate_values(record, name, metric)) for name in names]
     corrected = holm([effect.p for effect in found])
     compared = max(1, sum(not math.isnan(p) for p in corrected))
-    return tuple(
-        ArmEffect(
-            arm=name,
-            baseline=baseline,
-            metric=metric,
-            effect=effect,
-            p_holm=p_holm,
-            resolved=p_holm <= ALPHA,
-            needed=_needed(effect, resolved=p_holm <= ALPHA, compared=compared),
-        )
-        for name, effect, p_holm in zip(names, found, corrected, strict=True)
+    rows = zip(names, found, corrected, strict=True)
+    return tuple(_compared(name, baseline, metric, effect, p_holm, compared) for name, effect, p_holm in rows)
+
+
+def _compared(arm: str, baseline: str, metric: str, effect: Effect, p_holm: float, compared: int) -> ArmEffect:
+    resolved = p_holm <= ALPHA and not effect.low <= 0 <= effect.high
+    return ArmEffect(
+        arm=arm,
+        baseline=baseline,
+        metric=metric,
+        effect=effect,
+        p_holm=p_holm,
+        resolved=resolved,
+        needed=_needed(effect, resolved=resolved, compared=compared),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from orchestrator.records import Phase, StudyRecord, TrialRecord, TrialState
 
-_TEST_ORDER = ("test/nll", "test/error", "test/accuracy", "test/ece", "test/brier", "test/diversity")
+_TEST_ORDER = ("test/nll", "test/error", "test/accuracy", "test/ece", "test/brier", "test/diversity", "test/member_nll")
 _CORRUPTED = ("corrupted/nll", "corrupted/error")
 _COST_ORDER = ("cost/train_gflops", "cost/parameters")
 _LESS_IS_BETTER = frozenset({"nll", "error", "ece", "brier", "loss", "fpr95"})
@@ -23,7 +23,7 @@ def direction_of(record: StudyRecord, metric: str) -> str:
     for objective in record.objectives:
         if objective.metric == metric:
             return objective.direction
-    name = metric.rpartition("/")[2]
+    name = metric.rpartition("/")[2].rpartition("_")[2]  # a member_nll is read as an nll
     if is_cost(metric) or name in _LESS_IS_BETTER:
         return "minimize"
     return "maximize" if name in _MORE_IS_BETTER else ""
@@ -48,6 +48,13 @@ def columns(record: StudyRecord) -> tuple[str, ...]:
     corrupted = [metric for metric in _CORRUPTED if metric in found]
     cost = [metric for metric in found if is_cost(metric)]
     return tuple(dict.fromkeys([*objectives, *_ordered(test, _TEST_ORDER), *corrupted, *_ordered(cost, _COST_ORDER)]))
+
+
+def main_columns(record: StudyRecord) -> tuple[str, ...]:
+    """The columns that a page has room for: objectives, the usual test and corrupted metrics, and the usual costs."""
+    usual = {objective.metric for objective in record.objectives} | {*_TEST_ORDER[:6], *_CORRUPTED, *_COST_ORDER}
+    shown = columns(record)
+    return tuple(metric for metric in shown if metric in usual) or shown
 
 
 def quality_metric(record: StudyRecord) -> str:

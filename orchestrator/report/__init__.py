@@ -1,0 +1,41 @@
+"""The report of a study, written from its records alone: a page, Markdown, LaTeX, CSV, figures, and a table for the terminal.
+
+The three functions import what they need when called: drawing libraries cost more to import than most commands take.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+from orchestrator.keys import Json
+from orchestrator.records import StudyRecord
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["summary_json", "terminal_table", "write"]
+
+
+def write(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the whole report into a folder and returns the path of its page.
+
+    Each file is replaced as a whole, and only if its bytes change: the same record gives the same bytes.
+    """
+    from orchestrator.report.files import write_report
+
+    return write_report(record, folder)
+
+
+def terminal_table(record: StudyRecord, *, color: bool = True) -> RenderableType:
+    """The arm table in the objectives, with the answer under it. Without `color`, the best is marked with a star."""
+    from orchestrator.report.terminal import table
+
+    return table(record, color=color)
+
+
+def summary_json(record: StudyRecord) -> dict[str, Json]:
+    """The numbers of the report as one JSON object. A number that is not finite is the text `nan`, `inf` or `-inf`."""
+    from orchestrator.report.summary import summary
+
+    return summary(record)

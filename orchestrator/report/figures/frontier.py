@@ -1,0 +1,110 @@
+"""Quality against cost, with error bars and the line that joins what nothing dominates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.analysis.frontier import FrontierPoint, frontier
+from orchestrator.analysis.metrics import cost_metric, direction_of, quality_metric
+from orchestrator.records import StudyRecord
+from orchestrator.report.figures import theme
+from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, in_pixels, spec_of
+from orchestrator.report.figures.labels import Box, place, text_width
+from orchestrator.report.number import decimals_for, with_error
+from orchestrator.report.words import axis_title, heading, label, listed
+
+_MARK = 6.0  # pixels from the middle of a mark to its edge
+_MARGIN = 70.0  # pixels right of the plot that names may use
+
+
+def frontier_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | None:
+    """None where no arm has both a cost and a finite result."""
+    cost, quality = cost_metric(record), quality_metric(record)
+    points = frontier(record, (cost, quality)) if cost and quality else ()
+    if not points:
+        return None
+    decimals = [decimals_for(point.means[axis] for point in points) for axis in (0, 1)]
+    texts = [(point.arm, *(with_error(mean, digits) for mean, digits in zip(point.means, decimals, strict=True))) for point in points]
+    on = listed([point.arm for point in points if point.on_frontier])
+    return Figure(
+        name="frontier",
+        title=f"{heading(quality)} against {label(cost)}",
+        caption="Means over replicates; bars are ± 1 standard error. The dashed line joins the arms that no other arm beats in both, "
+        f"judged by their means: {on}.",
+        alt=f"On the frontier: {on}. " + "; ".join(f"{arm}: {reached} at {spent}" for arm, spent, reached in texts) + ".",
+        spec=spec_of(_chart(points, record, cost, quality, colors)),
+    )
+
+
+def _chart(points: Sequence[FrontierPoint], record: StudyRecord, cost: str, quality: str, colors: Mapping[str, str]) -> object:
+    xs, ys = (
+        Scale.over([end for point in points for end in ends(point.means[axis])], pixels)
+        for axis, pixels in enumerate([(0, theme.WIDTH), (theme.HEIGHT, 0)])
+    )
+    x, y = xs.x("x:Q", axis_title(cost)), ys.y("y:Q", axis_title(quality))
+    best = sorted((point for point in points if point.on_frontier), key=lambda point: point.means[0].mean)
+    # What was reached at one cost holds until the next point reaches better; a cost that is maximised is read from its far end.
+    corner = "step-before" if direction_of(record, cost) == "maximize" else "step-after"
+    line = alt.Chart(data([_row(point) for point in best])).mark_line(
+        interpolate=corner, color=theme.MUTED, strokeDash=[5, 3], strokeWidth=1.5
+    )
+    base, color = alt.Chart(data([_row(point) for point in points])), by_arm(alt.Color, colors)
+    shape_of = theme.shapes(colors)
+    shape = alt.Shape("arm:N", legend=None, scale=alt.Scale(domain=list(shape_of), range=list(shape_of.values())))
+    layers = [
+        line.encode(x=x, y=y),
+        base.mark_rule(strokeWidth=1.5).encode(x=alt.X("x_low:Q"), x2="x_high:Q", y=y, color=color),
+        base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("y_low:Q"), y2="y_high:Q", color=color),
+        base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=color, shape=shape),
+    ]
+    names = _names(points, [(xs.pixel(p.means[0].mean), ys.pixel(p.means[1].mean)) for p in best], corner, xs, ys)
+    return alt.layer(*layers, *names).properties(width=theme.WIDTH, height=theme.HEIGHT)
+
+
+def _row(point: FrontierPoint) -> dict[str, object]:
+    (x, y), ((x_low, x_high), (y_low, y_high)) = point.means, (ends(mean) for mean in point.means)
+    return {"arm": point.arm, "x": x.mean, "y": y.mean, "x_low": x_low, "x_high": x_high, "y_low": y_low, "y_high": y_high}
+
+
+def _names(points: Sequence[FrontierPoint], line: Sequence[tuple[float, float]], corner: str, xs: Scale, ys: Scale) -> list[Any]:
+    """The names of the points, those on the frontier first, and thin lines to names that stand off."""
+    ordered = sorted(points, key=lambda point: not point.on_frontier)
+    spots = [(xs.pixel(point.means[0].mean), ys.pixel(point.means[1].mean)) for point in ordered]
+    marks = [Box(left=x - _MARK, top=y - _MARK, right=x + _MARK, bottom=y + _MARK) for x, y in spots]
+    bars = [_thin((x, ys.pixel(low)), (x, ys.pixel(high))) for (x, _), (low, high) in zip(spots, _ends(ordered, 1), strict=True)]
+    bars += [_thin((xs.pixel(low), y), (xs.pixel(high), y)) for (_, y), (low, high) in zip(spots, _ends(ordered, 0), strict=True)]
+    area = Box(left=2, top=-4, right=theme.WIDTH + _MARGIN, bottom=theme.HEIGHT - 2)
+    obstacles = [*marks, *bars, *_steps(line, corner)]
+    placed = zip(spots, place(spots, [point.arm for point in ordered], obstacles, area=area), strict=True)
+    found = [(x, y, spot) for (x, y), spot in placed if spot is not None]
+    labels = [{"text": spot.text, "px": spot.x, "py": spot.y} for _, _, spot in found]
+    leads = [
+        {"px": x, "py": y, "px2": min(max(x, spot.x), spot.x + text_width(spot.text)), "py2": spot.y + (_MARK if y > spot.y else -_MARK)}
+        for x, y, spot in found
+        if spot.leads
+    ]
+    px, py = in_pixels(alt.X, "px:Q"), in_pixels(alt.Y, "py:Q")
+    return [
+        alt.Chart(data(leads)).mark_rule(color=theme.GREY, strokeWidth=0.8).encode(x=px, y=py, x2="px2:Q", y2="py2:Q"),
+        alt.Chart(data(labels)).mark_text(align="left", baseline="middle").encode(x=px, y=py, text="text:N"),
+    ]
+
+
+def _ends(points: Sequence[FrontierPoint], axis: int) -> list[tuple[float, float]]:
+    return [ends(point.means[axis]) for point in points]
+
+
+def _steps(line: Sequence[tuple[float, float]], corner: str) -> list[Box]:
+    """The two legs of each step of the line."""
+    boxes: list[Box] = []
+    for (x1, y1), (x2, y2) in itertools.pairwise(line):
+        turn = (x2, y1) if corner == "step-after" else (x1, y2)
+        boxes += [_thin((x1, y1), turn), _thin(turn, (x2, y2))]
+    return boxes
+
+
+def _thin(start: tuple[float, float], end: tuple[float, float]) -> Box:
+    (x1, y1), (x2, y2) = start, end
+    return Box(left=min(x1, x2) - 2, top=min(y1, y2) - 2, right=max(x1, x2) + 2, bottom=max(y1, y2) + 2)

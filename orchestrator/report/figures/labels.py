@@ -1,0 +1,99 @@
+"""Places names beside points and curves so that none covers another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from orchestrator.report.figures.theme import FONT_SIZE
+
+_GAP = 8.0
+_LINE = FONT_SIZE * 1.2
+_REACH = (1.0, 2.2, 3.8, 5.6, 8.0, 11.0)  # how many gaps away a label is tried
+_NARROW, _SLIM, _WIDE = frozenset("ijl.,:;'|!"), frozenset("frtI()[] -³²¹"), frozenset("mwMW%@")
+_SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A rectangle in pixels; y grows downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: Box) -> bool:
+        """They share some area."""
+        return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+
+    def within(self, other: Box) -> bool:
+        """All of it lies in the other."""
+        return self.left >= other.left and self.top >= other.top and self.right <= other.right and self.bottom <= other.bottom
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """Where a text goes: its left end and its middle height, and whether it stands so far off that a line must lead to it."""
+
+    text: str
+    x: float
+    y: float
+    leads: bool
+
+
+def text_width(text: str) -> float:
+    """Width of a text in pixels, to a few percent: the font's letters come in four widths."""
+    ems = [
+        0.25 if letter in _NARROW else 0.33 if letter in _SLIM else 0.72 if letter in _WIDE or letter.isupper() else 0.55 for letter in text
+    ]
+    return FONT_SIZE * sum(ems)
+
+
+def place(points: Sequence[tuple[float, float]], texts: Sequence[str], obstacles: Sequence[Box], *, area: Box) -> list[Label | None]:
+    """A place for the text of each point, in pixels; None where none is free.
+
+    Args:
+        points: x and y of each point.
+        texts: One for each point, most important first: what comes first takes the best place.
+        obstacles: What no label may cover, such as the points themselves.
+        area: What no label may leave.
+    """
+    taken, placed = list(obstacles), list[Label | None]()
+    for (x, y), text in zip(points, texts, strict=True):
+        free = (spot for spot in _spots(x, y, text) if spot[0].within(area) and not any(spot[0].meets(box) for box in taken))
+        box, leads = next(free, (None, False))
+        placed.append(None if box is None else Label(text=text, x=box.left, y=(box.top + box.bottom) / 2, leads=leads))
+        if box is not None:
+            taken.append(box)
+    return placed
+
+
+def spread(heights: Sequence[float], *, low: float, high: float, distance: float = _LINE) -> list[float]:
+    """Heights moved as little as needed to stand a distance apart, in the same order; closer only if the range is too small.
+
+    >>> spread([10.0, 11.0, 50.0], low=0.0, high=100.0, distance=12.0)
+    [10.0, 22.0, 50.0]
+    """
+    order = sorted(range(len(heights)), key=lambda index: (heights[index], index))
+    if len(order) > 1:
+        distance = min(distance, (high - low) / (len(order) - 1))
+    moved = [0.0] * len(heights)
+    floor = low
+    for index in order:
+        moved[index] = floor = max(floor, heights[index])
+        floor += distance
+    ceiling = high
+    for index in reversed(order):
+        moved[index] = ceiling = min(ceiling, moved[index])
+        ceiling -= distance
+    return moved
+
+
+def _spots(x: float, y: float, text: str) -> Iterator[tuple[Box, bool]]:
+    width = text_width(text)
+    for reach in _REACH:
+        for across, down in _SIDES:
+            dx, dy = across * _GAP * (reach if not down else 0.7 * reach), down * _GAP * (reach + 0.4)
+            left = x + dx if across > 0 else x + dx - width if across < 0 else x - width / 2
+            yield Box(left=left, top=y + dy - _LINE / 2, right=left + width, bottom=y + dy + _LINE / 2), reach > 2

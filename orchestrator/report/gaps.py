@@ -1,0 +1,72 @@
+"""What is missing and what went wrong, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from orchestrator.analysis.missing import Missing, first_line, missing
+from orchestrator.records import Phase, StudyRecord, TrialState
+from orchestrator.report.words import state_words
+
+_NOUNS = {Phase.TUNE: "tuning trials", Phase.REPLICATE: "replicates"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Banner:
+    """What stands above the table of a study that is not whole: one line, then one for each arm and phase."""
+
+    headline: str
+    lines: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Mishap:
+    """A trial that ended without a result, or took more than one attempt to get one."""
+
+    key: str
+    arm: str
+    place: str
+    state: str
+    attempts: int
+    reason: str
+
+
+def banner(record: StudyRecord) -> Banner | None:
+    """None for a study of which every replicate and every tuning trial is there."""
+    entries = missing(record)
+    if not entries:
+        return None
+    parts: list[str] = []
+    for phase in (Phase.REPLICATE, Phase.TUNE):
+        lacking = sum(entry.count for entry in entries if entry.phase is phase)
+        if lacking:
+            parts.append(f"{lacking} of {_planned(record, phase)} {_NOUNS[phase]}")
+    headline = f"Incomplete: {' and '.join(parts)} missing. Every number below is over what is finished."
+    return Banner(headline=headline, lines=tuple(_line(entry) for entry in entries))
+
+
+def mishaps(record: StudyRecord) -> tuple[Mishap, ...]:
+    """Trials that failed or diverged, and those that needed more than one attempt, in the order of the plan."""
+    return tuple(
+        Mishap(
+            key=trial.key,
+            arm=trial.arm,
+            place=f"{'tuning trial' if trial.phase is Phase.TUNE else 'replicate'} {trial.index}",
+            state=state_words(trial.state.value),
+            attempts=trial.attempts,
+            reason=first_line(trial.reason),
+        )
+        for trial in record.trials
+        if trial.state in (TrialState.FAILED, TrialState.DIVERGED) or trial.attempts > 1
+    )
+
+
+def _line(entry: Missing) -> str:
+    causes = [f"{cause.count} {state_words(cause.state)}" + (f" ({cause.reason})" if cause.reason else "") for cause in entry.causes]
+    return f"{entry.arm} lacks {entry.count} of {entry.planned} {_NOUNS[entry.phase]}: {', '.join(causes)}"
+
+
+def _planned(record: StudyRecord, phase: Phase) -> int:
+    """At least what the protocol gives; more where the ledger holds more."""
+    given = {arm.name: arm.tune_trials if phase is Phase.TUNE else arm.replicates for arm in record.arms}
+    return sum(max(count, len(list(record.of(name, phase)))) for name, count in given.items())
