@@ -5,9 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import importlib.metadata
+import itertools
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 
 import pytest
@@ -191,6 +195,29 @@ def test_a_library_is_imported_only_where_it_lives() -> None:
 def test_the_package_itself_exports_the_words_of_a_study_only() -> None:
     words = {"orchestrator.axes", "orchestrator.designs", "orchestrator.study"}
     assert {row.target for row in within("orchestrator") if row.module == "orchestrator"} <= words
+
+
+def declared() -> set[str]:
+    """Distributions that pyproject.toml names, in any extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    rows = [*project["dependencies"], *itertools.chain.from_iterable(project["optional-dependencies"].values())]
+    return {canonical(re.split(r"[^\w.-]", row)[0]) for row in rows}
+
+
+def canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    owners = importlib.metadata.packages_distributions()
+    known = declared()
+
+    def undeclared(row: Import) -> bool:
+        name = row.target.split(".")[0]
+        foreign = name not in OURS and name not in sys.stdlib_module_names and name != "__future__"
+        return foreign and name in owners and not known & {canonical(owner) for owner in owners[name]}
+
+    assert not listed(row for row in imports() if undeclared(row))
 
 
 def loaded_by(statement: str) -> set[str]:
