@@ -122,7 +122,7 @@ def _lose(connection: sa.Connection, rows: Sequence[Held], why: str, max_lost: i
     """Ends leases whose workers are gone. A trial that was alone at its worker's death often enough is what kills it."""
     if not rows:
         return []
-    leases = Counter({worker: n for worker, n in connection.execute(_LEASES).tuples()})
+    leases = Counter({worker: n for worker, n in connection.execute(_LEASES)})
     endings: list[Ending] = []
     for row in rows:
         losses = row.losses + (max_lost is not None)

@@ -72,7 +72,7 @@ def live_workers(connection: sa.Connection, study: str) -> list[WorkerRow]:
     """Workers of the study that were not said to have ended, oldest first."""
     return [
         WorkerRow(id=id, identity=identity, host=host, pid=pid, started=started, seen_s=seen_s, signature=signature, leases=leases)
-        for id, identity, host, pid, started, seen_s, signature, leases in connection.execute(_LIVE_WORKERS, {"study": study}).tuples()
+        for id, identity, host, pid, started, seen_s, signature, leases in connection.execute(_LIVE_WORKERS, {"study": study})
     ]
 
 
@@ -107,7 +107,7 @@ def events_after(connection: sa.Connection, study: str, after_id: int) -> tuple[
     query = query.where(events.c.study == study, events.c.id > after_id).order_by(events.c.id)
     return tuple(
         EventRow(id=id, at=moment(at), kind=kind, trial=trial, payload=to_json(payload))
-        for id, at, kind, trial, payload in connection.execute(query).tuples()
+        for id, at, kind, trial, payload in connection.execute(query)
     )
 
 
@@ -119,7 +119,7 @@ def unpublished(connection: sa.Connection, study: str, tracker: str) -> tuple[st
 def mark_published(connection: sa.Connection, study: str, tracker: str, keys: Sequence[str]) -> None:
     """The tracker has the trials as they are now."""
     for some in chunks(keys):
-        found = connection.execute(sa.select(trials.c.key, trials.c.fence).where(trials.c.key.in_(some))).tuples()
+        found = connection.execute(sa.select(trials.c.key, trials.c.fence).where(trials.c.key.in_(some)))
         put(connection, publications, [{"study": study, "tracker": tracker, "trial": key, "fence": fence} for key, fence in found])
 
 
@@ -133,7 +133,7 @@ def probes_of(connection: sa.Connection, signatures: Iterable[str]) -> tuple[Pro
     """Speed measurements of the signatures, by signature, device, strategy, width."""
     columns = probes.c.signature, probes.c.device, probes.c.strategy, probes.c.width
     query = sa.select(*columns, probes.c.compile_s, probes.c.lane_step_s).order_by(*columns)
-    rows = (row for some in chunks(signatures) for row in connection.execute(query.where(probes.c.signature.in_(some))).tuples())
+    rows = (row for some in chunks(signatures) for row in connection.execute(query.where(probes.c.signature.in_(some))))
     return tuple(
         Probe(signature=signature, device=device, strategy=strategy, width=width, compile_s=compile_s, lane_step_s=lane_step_s)
         for signature, device, strategy, width, compile_s, lane_step_s in rows

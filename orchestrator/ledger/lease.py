@@ -50,9 +50,10 @@ _HELD = (
         trials.c.losses,
         now(),
     )
-    .where(trials.c.worker.is_not(None))  # leased, as the table checks; and what the index knows
-    # In the order of keys, so that two transactions that hold the same rows never wait for each other.
-    .order_by(trials.c.key)
+    # Leased trials, as the table's checks say; in this form, and in this order, SQLite reads the few rows of ix_trials_leases.
+    .where(trials.c.worker > 0)
+    # Always in one order, so that two transactions that hold the same rows never wait for each other.
+    .order_by(trials.c.worker, trials.c.key)
     .with_for_update(of=trials)
 )
 _BY_WORKER = _HELD.where(trials.c.worker == sa.bindparam("worker"))
@@ -116,7 +117,7 @@ _RENEW = (
 def held(connection: sa.Connection, *conditions: sa.ColumnElement[bool], worker: int | None = None) -> list[Held]:
     """Leased trials that meet the conditions, locked until the transaction ends."""
     query, given = (_HELD, {}) if worker is None else (_BY_WORKER, {"worker": worker})
-    rows = connection.execute(query.where(*conditions) if conditions else query, given).tuples()
+    rows = connection.execute(query.where(*conditions) if conditions else query, given)
     return [
         Held(
             key=key,
@@ -135,7 +136,7 @@ def held(connection: sa.Connection, *conditions: sa.ColumnElement[bool], worker:
 
 def lease(connection: sa.Connection, study: str, worker: int, n: int, *, signature: str | None, lease_s: float) -> list[Leased]:
     """Up to `n` waiting trials of one signature, in the order of the plan; see `Ledger.lease`."""
-    load = connection.execute(_LOAD, {"worker": worker}).tuples().first()
+    load = connection.execute(_LOAD, {"worker": worker}).first()
     if load is None or load[0] != study:
         raise ValueError(f"worker {worker} is not registered for study {study!r}")
     _, ended_at, n_held, losses = load
@@ -176,7 +177,7 @@ def _choose(connection: sa.Connection, study: str, worker: int) -> str | None:
 
     One that no other worker is on, by plan order: then each program is compiled by one worker. Otherwise the longest queue.
     """
-    waiting = connection.execute(_WAITING, {"study": study}).tuples().all()
+    waiting = connection.execute(_WAITING, {"study": study}).all()
     if not waiting:
         return None
     taken = set(connection.execute(_TAKEN, {"study": study, "worker": worker}).scalars())
@@ -189,7 +190,7 @@ def _candidates(connection: sa.Connection, given: Mapping[str, object]) -> dict[
     """Waiting trials in the order of the plan: key to fence, seed, losses, config."""
     found: dict[str, tuple[int, int, int, str]] = {}
     for query in _CANDIDATES:
-        for key, fence, seed, losses, config in connection.execute(query, given).tuples():
+        for key, fence, seed, losses, config in connection.execute(query, given):
             found.setdefault(key, (fence, seed, losses, config))  # a trial may be in the study twice
         if found or connection.dialect.name != "postgresql":
             break

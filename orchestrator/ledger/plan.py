@@ -92,7 +92,7 @@ def _insert_cells(connection: sa.Connection, rows: Sequence[CellRow]) -> None:
     found: dict[str, tuple[str, str]] = {}
     for keys in chunks(row.key for row in rows):
         query = sa.select(cells.c.key, cells.c.signature, cells.c.cost).where(cells.c.key.in_(keys))
-        found |= {key: (signature, cost) for key, signature, cost in connection.execute(query).tuples()}
+        found |= {key: (signature, cost) for key, signature, cost in connection.execute(query)}
     new = {row.key: row for row in rows if row.key not in found}
     if new:
         connection.execute(
@@ -133,7 +133,7 @@ def _found(connection: sa.Connection, study: str, keys: Iterable[str] | None) ->
     query = sa.select(table.trial, table.arm, table.phase, table.number, table.position, table.point, table.orphaned)
     query = query.where(table.study == study)
     queries = [query] if keys is None else [query.where(table.trial.in_(some)) for some in chunks(keys)]
-    rows = (row for query in queries for row in connection.execute(query).tuples())
+    rows = (row for query in queries for row in connection.execute(query))
     return {(trial, arm, phase, number): (position, point, orphaned) for trial, arm, phase, number, position, point, orphaned in rows}
 
 
@@ -148,7 +148,7 @@ def _queue(connection: sa.Connection, keys: Iterable[str]) -> dict[str, tuple[st
     idle = (*TERMINAL, TrialState.LEASED)
     for some in chunks(keys):
         query = sa.select(trials.c.key, cells.c.signature, trials.c.state).join_from(trials, cells).where(trials.c.key.in_(some))
-        found |= {key: (signature, state not in idle) for key, signature, state in connection.execute(query).tuples()}
+        found |= {key: (signature, state not in idle) for key, signature, state in connection.execute(query)}
     return found
 
 

@@ -98,7 +98,7 @@ def members(connection: sa.Connection, study: str) -> list[Member]:
             orphaned=orphaned,
             state=TrialState(state),
         )
-        for key, cell, arm, phase, number, position, point, orphaned, state in connection.execute(_MEMBERS, {"study": study}).tuples()
+        for key, cell, arm, phase, number, position, point, orphaned, state in connection.execute(_MEMBERS, {"study": study})
     ]
 
 
@@ -106,7 +106,7 @@ def states(connection: sa.Connection, keys: Iterable[str]) -> dict[str, TrialSta
     """State of each of the trials that the ledger knows."""
     found: dict[str, TrialState] = {}
     for some in chunks(keys):
-        rows = connection.execute(sa.select(trials.c.key, trials.c.state).where(trials.c.key.in_(some))).tuples()
+        rows = connection.execute(sa.select(trials.c.key, trials.c.state).where(trials.c.key.in_(some)))
         found |= {key: TrialState(state) for key, state in rows}
     return found
 
@@ -115,7 +115,7 @@ def outcomes(connection: sa.Connection, keys: Iterable[str]) -> dict[str, tuple[
     """State of each of the trials that the ledger knows, and the final metrics of those that are complete."""
     found = {key: (state, dict[str, float]()) for key, state in states(connection, keys).items()}
     for some in chunks([key for key, (state, _) in found.items() if state is TrialState.COMPLETE]):
-        for trial, _, name, value in connection.execute(_FINAL.where(measurements.c.trial.in_(some))).tuples():
+        for trial, _, name, value in connection.execute(_FINAL.where(measurements.c.trial.in_(some))):
             found[trial][1][name] = math.nan if value is None else value
     return found
 
@@ -133,7 +133,7 @@ def study_names(connection: sa.Connection) -> tuple[str, ...]:
 
 def counts(connection: sa.Connection, study: str) -> dict[tuple[str, Phase], dict[TrialState, int]]:
     """Trials in each state, by arm and phase, in the order of the plan. States without trials are left out."""
-    rows = sorted(connection.execute(_COUNTS, {"study": study}).tuples(), key=lambda row: row[5])
+    rows = sorted(connection.execute(_COUNTS, {"study": study}), key=lambda row: row[5])
     found: dict[tuple[str, Phase], dict[TrialState, int]] = {}
     for arm, phase, state, n, _, _ in rows:
         found.setdefault((arm, Phase(phase)), {})[TrialState(state)] = n
@@ -142,7 +142,7 @@ def counts(connection: sa.Connection, study: str) -> dict[tuple[str, Phase], dic
 
 def progress(connection: sa.Connection, study: str) -> tuple[ProgressRow, ...]:
     """The lines of a live table, in the order of the plan."""
-    rows = sorted(connection.execute(_COUNTS, {"study": study}).tuples(), key=lambda row: row[5])
+    rows = sorted(connection.execute(_COUNTS, {"study": study}), key=lambda row: row[5])
     by_arm: dict[tuple[str, str], dict[TrialState, tuple[int, int]]] = {}
     for arm, phase, state, n, steps, _ in rows:
         by_arm.setdefault((arm, phase), {})[TrialState(state)] = (n, int(steps))
@@ -160,7 +160,7 @@ def trial_records(
     queries = [query] if few is None else [query.where(trials.c.key.in_(some)) for some in few]
     configs, points, costs, origins = Decoded(to_config), Decoded(to_config), Decoded(to_numbers), Decoded(to_strings)
     records: list[TrialRecord] = []
-    for row in (row for query in queries for row in connection.execute(query, {"study": study}).tuples()):
+    for row in (row for query in queries for row in connection.execute(query, {"study": study})):
         key, cell, arm, phase, number, seed, point, state_, reason, signature, step, fence, config, cost, ended_at, provenance = row
         state = TrialState(state_)
         curve = curves.get(key, {})
@@ -193,7 +193,7 @@ def trial_records(
 def artifacts_of(connection: sa.Connection, keys: Iterable[str]) -> tuple[ArtifactRow, ...]:
     """Files that the trials left behind, by trial and name."""
     query = sa.select(artifacts.c.trial, artifacts.c.name, artifacts.c.uri).order_by(artifacts.c.trial, artifacts.c.name)
-    rows = (row for some in chunks(keys) for row in connection.execute(query.where(artifacts.c.trial.in_(some))).tuples())
+    rows = (row for some in chunks(keys) for row in connection.execute(query.where(artifacts.c.trial.in_(some))))
     return tuple(ArtifactRow(trial=trial, name=name, uri=uri) for trial, name, uri in rows)
 
 
@@ -204,7 +204,7 @@ def _curves(connection: sa.Connection, study: str, few: list[list[str]] | None, 
     queries = [query.where(measurements.c.trial.in_(own))] if few is None else [query.where(measurements.c.trial.in_(some)) for some in few]
     curves: dict[str, Curve] = {}
     for some in queries:
-        for trial, step, name, value in connection.execute(some, {"study": study}).tuples():
+        for trial, step, name, value in connection.execute(some, {"study": study}):
             curves.setdefault(trial, {}).setdefault(step, {})[name] = math.nan if value is None else value
     return curves
 
@@ -212,7 +212,7 @@ def _curves(connection: sa.Connection, study: str, few: list[list[str]] | None, 
 def _elapsed(connection: sa.Connection, study: str, few: list[list[str]] | None) -> dict[str, float]:
     own = sa.select(memberships.c.trial).where(_LIVE)
     queries = [_ELAPSED.where(attempts.c.trial.in_(own))] if few is None else [_ELAPSED.where(attempts.c.trial.in_(some)) for some in few]
-    return {trial: float(held_s) for query in queries for trial, held_s in connection.execute(query, {"study": study}).tuples()}
+    return {trial: float(held_s) for query in queries for trial, held_s in connection.execute(query, {"study": study})}
 
 
 def _progress(arm: str, phase: Phase, found: Mapping[TrialState, tuple[int, int]]) -> ProgressRow:

@@ -84,6 +84,7 @@ trials = sa.Table(
     sa.CheckConstraint(_one_of("state", TrialState), name="state"),
     sa.CheckConstraint("(state = 'leased') = (worker IS NOT NULL)", name="leased_by_a_worker"),
     sa.CheckConstraint("(state = 'leased') = (expires_at IS NOT NULL)", name="leased_until"),
+    sqlite_with_rowid=False,
 )
 # Only leased trials have a worker: an index of a few rows, whatever the size of the study.
 sa.Index(
@@ -109,6 +110,7 @@ memberships = sa.Table(
     sa.Column("waiting", sa.Boolean, nullable=False),  # not orphaned, and the trial waits: the queue is an index, not a scan
     sa.CheckConstraint(_one_of("phase", Phase), name="phase"),
     sa.Index("ix_memberships_queue", "study", "waiting", "signature", "position"),
+    sqlite_with_rowid=False,
 )
 
 attempts = sa.Table(

@@ -83,6 +83,7 @@ def _what_is_computed() -> None:
         sa.CheckConstraint(f"state IN ({STATES})", name="ck_trials_state"),
         sa.CheckConstraint("(state = 'leased') = (worker IS NOT NULL)", name="ck_trials_leased_by_a_worker"),
         sa.CheckConstraint("(state = 'leased') = (expires_at IS NOT NULL)", name="ck_trials_leased_until"),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_trials_cell", "trials", ["cell"])
     held = sa.text("worker IS NOT NULL")
@@ -103,6 +104,7 @@ def _what_is_computed() -> None:
         sa.ForeignKeyConstraint(["study"], ["studies.name"], name="fk_memberships_study"),
         sa.ForeignKeyConstraint(["trial"], ["trials.key"], name="fk_memberships_trial"),
         sa.CheckConstraint("phase IN ('tune', 'replicate')", name="ck_memberships_phase"),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_memberships_trial", "memberships", ["trial"])
     op.create_index("ix_memberships_queue", "memberships", ["study", "waiting", "signature", "position"])
