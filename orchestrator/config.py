@@ -177,13 +177,18 @@ def _walk(config_class: type, prefix: str) -> Iterator[Leaf]:
 
 
 def _build(config_class: type[T], flat: FlatConfig, prefix: str) -> T:
-    hints = typing.get_type_hints(config_class)
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(typing.cast(Any, config_class)):
-        hint = hints[field.name]
-        nested = dataclasses.is_dataclass(hint)
-        values[field.name] = _build(typing.cast(type, hint), flat, f"{prefix}{field.name}.") if nested else flat[prefix + field.name]
+    values: dict[str, Any] = {
+        name: flat[prefix + name] if nested is None else _build(nested, flat, f"{prefix}{name}.") for name, nested in _shape(config_class)
+    }
     return config_class(**values)
+
+
+@functools.lru_cache(maxsize=256)
+def _shape(config_class: type) -> tuple[tuple[str, type | None], ...]:
+    """Fields of a config class, with the class of those that are config trees themselves."""
+    hints = typing.get_type_hints(config_class)
+    names = [field.name for field in dataclasses.fields(config_class)]
+    return tuple((name, hints[name] if dataclasses.is_dataclass(hints[name]) else None) for name in names)
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

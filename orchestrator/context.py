@@ -77,7 +77,10 @@ def planned(planner: Planner, ledger: Ledger | None) -> tuple[Plan, Outcomes]:
         if not unknown:
             return plan, outcomes
         asked |= unknown
-        outcomes |= _outcomes(ledger, unknown)
+        found = _outcomes(ledger, unknown)
+        if not found:
+            return plan, outcomes
+        outcomes |= found
 
 
 def plan_view(context: Context, ledger: Ledger | None, workers: int) -> PlanView:

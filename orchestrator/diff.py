@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
+import functools
 from collections.abc import Mapping, Sequence
 
 from orchestrator.plan import Plan, PlannedTrial
@@ -39,7 +41,7 @@ class Place:
     state: TrialState
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
     """A plan against the ledger.
 
@@ -51,9 +53,18 @@ class Difference:
     changes: tuple[tuple[PlannedTrial, Change], ...]
     orphaned: tuple[Place, ...]
 
-    def count(self, change: Change, arm: str | None = None) -> int:
-        """Distinct trials of one kind, of one arm or of all: two arms may share a trial."""
-        return len({trial.key for trial, kind in self.changes if kind is change and arm in (None, trial.arm)})
+    @functools.cached_property
+    def counts(self) -> Mapping[tuple[str, Change], int]:
+        """Distinct trials of each arm and kind; of all arms under the empty name. Two arms may share a trial."""
+        keys: dict[tuple[str, Change], set[str]] = collections.defaultdict(set)
+        for trial, change in self.changes:
+            keys[trial.arm, change].add(trial.key)
+            keys["", change].add(trial.key)
+        return collections.Counter({place: len(found) for place, found in keys.items()})
+
+    def count(self, change: Change, arm: str = "") -> int:
+        """Distinct trials of one kind, of one arm or of all."""
+        return self.counts[arm, change]
 
     @property
     def orphaned_keys(self) -> frozenset[str]:

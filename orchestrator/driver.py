@@ -256,7 +256,7 @@ class Driver:
         arms: list[ArmProgress] = []
         for arm in self._plan.arms:
             mine = by_arm[arm.arm.name]
-            steps = self.trainer.steps(arm.cell.config)
+            steps = arm.cell.steps
             total = arm.tune_trials + arm.replicates
             done = sum(row.done + row.failed for row in mine)
             tuning = any(row.phase is Phase.TUNE and row.running + row.waiting for row in mine)

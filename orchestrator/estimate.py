@@ -50,14 +50,19 @@ def work_left(plan: Plan, difference: Difference, trainer: Trainer) -> tuple[Wor
     todo: Counter[str] = Counter()
     steps: Counter[str] = Counter()
     counted: set[str] = set()
+
+    def count(cell: PlannedCell, n: int) -> None:
+        cells.setdefault(cell.signature, cell)
+        todo[cell.signature] += n
+        steps[cell.signature] += n * cell.steps
+
     for trial, change in difference.changes:
-        if change in (Change.CACHED, Change.FAILED) or trial.key in counted:
-            continue
-        counted.add(trial.key)
-        _count(trial.cell, 1, trainer, cells, todo, steps)
+        if change not in (Change.CACHED, Change.FAILED) and trial.key not in counted:
+            counted.add(trial.key)
+            count(trial.cell, 1)
     for arm in plan.arms:
         if arm.pending:
-            _count(arm.cell, arm.pending, trainer, cells, todo, steps)
+            count(arm.cell, arm.pending)
     return tuple(
         Work(signature=name, trials=todo[name], steps=steps[name], packs=math.ceil(todo[name] / trainer.width(cell.config)))
         for name, cell in cells.items()
@@ -70,9 +75,3 @@ def estimate(work: Sequence[Work], probes: Mapping[str, Probe], workers: int) ->
     busy = sum(row.steps * probes[row.signature].lane_step_s + probes[row.signature].compile_s for row in known)
     covered = sum(row.trials for row in known)
     return Estimate(seconds=busy / workers, probed=covered, unprobed=sum(row.trials for row in work) - covered)
-
-
-def _count(cell: PlannedCell, n: int, trainer: Trainer, cells: dict[str, PlannedCell], todo: Counter[str], steps: Counter[str]) -> None:
-    cells.setdefault(cell.signature, cell)
-    todo[cell.signature] += n
-    steps[cell.signature] += n * trainer.steps(cell.config)

@@ -23,7 +23,8 @@ def canonical(value: Json | Value) -> str:
     >>> canonical({"b": (1, -0.0), "a": None})
     '{"a":null,"b":[1,0.0]}'
     """
-    return json.dumps(_positive_zero(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = _dumps(value)
+    return _dumps(_positive_zero(value)) if "-0.0" in text else text  # a negative zero is rare: look before walking
 
 
 def content_key(value: Json | Value) -> str:
@@ -43,6 +44,10 @@ def cell_key(trainer: str, version: str, config: FlatConfig) -> str:
 def trial_key(cell: str, seed: int) -> str:
     """Key of a trial: a cell and the seed that its replicate fixes."""
     return content_key({"cell": cell, "seed": seed})
+
+
+def _dumps(value: Json | Value) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def _positive_zero(value: Json | Value) -> Json | Value:

@@ -40,12 +40,14 @@ class PlannedCell:
         config: Every key of the config class.
         signature: Of the compiled program.
         cost: `cost/parameters`, `cost/train_gflops`, …
+        steps: Optimizer steps that a trial of it takes.
     """
 
     key: str
     config: FlatConfig
     signature: str
     cost: Mapping[str, float]
+    steps: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +198,9 @@ class Planner:
             if signature not in self._costs:
                 self._costs[signature] = self.trainer.cost(full)
             key = cell_key(self.trainer.name, self.trainer.version, full)
-            self._cells[text] = PlannedCell(key=key, config=full, signature=signature, cost=self._costs[signature])
+            self._cells[text] = PlannedCell(
+                key=key, config=full, signature=signature, cost=self._costs[signature], steps=self.trainer.steps(full)
+            )
         return self._cells[text]
 
     def _trial(self, arm: Arm, cell: PlannedCell, point: FlatConfig, phase: Phase, index: int, seed: int) -> PlannedTrial:

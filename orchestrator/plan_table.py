@@ -17,6 +17,7 @@ from orchestrator.keys import Json
 from orchestrator.plan import Plan, PlannedArm
 from orchestrator.progress import duration
 
+MAX_ROWS = 200  # arms that the table shows; `--json` has them all
 SHORT = 6  # hex digits of a signature that tables show
 
 
@@ -79,7 +80,9 @@ def plan_json(view: PlanView) -> dict[str, Json]:
 
 def plan_table(view: PlanView) -> RenderableType:
     """The plan for a person: a table, a sentence on what a run would do, and what is missing."""
-    return Group(_arm_table(view), Text(""), *(Text(line) for line in summary_lines(view)))
+    hidden = len(view.plan.arms) - MAX_ROWS
+    more = [Text(f"… and {hidden} more arms; --json has them all")] if hidden > 0 else []
+    return Group(_arm_table(view), *more, Text(""), *(Text(line) for line in summary_lines(view)))
 
 
 def summary_lines(view: PlanView) -> list[str]:
@@ -127,7 +130,7 @@ def _arm_table(view: PlanView) -> Table:
     for name in names:
         table.add_column(name, justify="left" if name in ("arm", "signature") else "right", no_wrap=name != "arm")
     packs = _packs_by_arm(view)
-    for arm in view.plan.arms:
+    for arm in view.plan.arms[:MAX_ROWS]:
         counts = [
             view.difference.count(change, arm.arm.name)
             for change in (Change.NEW, Change.CHANGED, Change.WAITING, Change.CACHED, Change.FAILED)

@@ -26,7 +26,10 @@ def status_table(record: StudyRecord, workers: Sequence[WorkerRow]) -> Renderabl
         counts = _counts(record, arm)
         cells = [str(counts[state] or "") for state in (*_COLUMNS, *_BAD)]
         table.add_row(Text(arm.name + (" *" if arm.baseline else "")), *cells, str(_to_follow(record, arm) or ""))
-    lines = [Text(f"{row.arm}, {row.phase.value} {row.index} ({row.key}): {row.state.value}: {row.reason.partition(chr(10))[0]}") for row in _ended_badly(record)]
+    lines = [
+        Text(f"{row.arm}, {row.phase.value} {row.index} ({row.key}): {row.state.value}: {row.reason.partition(chr(10))[0]}")
+        for row in _ended_badly(record)
+    ]
     crew = [Text(f"{worker.identity}: pid {worker.pid} on {worker.host}, {worker.leases} trials") for worker in workers]
     return Group(table, *([Text("")] if lines or crew else []), *lines, *crew)
 
