@@ -98,30 +98,37 @@ def shell_function(script: str, name: str) -> str:
     return found[0]
 
 
-def plan(study: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def launch(verb: str, study: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
     file = folder / "studies" / "width.py"
     file.parent.mkdir(exist_ok=True)
     file.write_text(study, encoding="utf-8")
-    command = [sys.executable, "launch.py", str(file), "plan", "--out", str(folder / "runs")]
+    command = [sys.executable, "launch.py", str(file), verb, "--out", str(folder / "runs"), "--wandb", "disabled"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/first-study.md"])
 def test_the_study_of_the_page_can_be_planned(page: str, tmp_path: pathlib.Path) -> None:
-    done = plan(blocks(ROOT / page, "python")[0], tmp_path)
+    done = launch("plan", blocks(ROOT / page, "python")[0], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "16 new, 10 to follow from tuning" in done.stdout
+    assert "16 new, 16 to follow from tuning" in done.stdout
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_mistakes_of_the_tutorial_are_answered_as_it_says(tmp_path: pathlib.Path) -> None:
     page = ROOT / "docs" / "first-study.md"
     study = blocks(page, "python")[0].replace('"size": 50', '"sizes": 50').replace("LogUniform(1e-3", "LogUniform(-1")
-    done = plan(study, tmp_path)
+    done = launch("plan", study, tmp_path)
     assert done.returncode == 2
     assert blocks(page, "")[0].strip() in done.stderr
     assert "found:    LogUniform(low=-1" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_tutorial_shows_what_its_study_gives(tmp_path: pathlib.Path) -> None:
+    page = ROOT / "docs" / "first-study.md"
+    done = launch("run", blocks(page, "python")[0], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert blocks(page, "")[1] in done.stdout
 
 
 def test_every_study_is_listed() -> None:
