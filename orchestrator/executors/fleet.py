@@ -83,6 +83,7 @@ class Fleet:
         self._units: dict[str, Unit] = {}
         self._runner = asyncio.Runner()
         self._experiment: WorkerExperiment | None = None
+        self._entered = False
 
     def next_identity(self, worker: int) -> str:
         """The first identity of a worker that no launcher ever used: `study/worker-3-a2` for its second attempt.
@@ -101,10 +102,13 @@ class Fleet:
         """
         from orchestrator.executors.jobs import job_of
 
-        experiment = self._open()
+        experiment = self._opened()
         job = job_of(experiment, spec)
 
         async def add() -> WorkerUnit:
+            if not self._entered:
+                await experiment.__aenter__()
+                self._entered = True
             return await cast(Any, experiment).add(job, identity=spec.identity)
 
         work_unit = self._runner.run(add())
@@ -120,7 +124,7 @@ class Fleet:
         """Takes over the workers that a launcher before this one left running."""
         if not UnitStore(self._folder).read():
             return ()
-        alive = [unit for unit in self._open().work_units.values() if unit.identity not in self._units and unit.status().is_active]
+        alive = [unit for unit in self._opened().work_units.values() if unit.identity not in self._units and unit.status().is_active]
         found = {unit.identity: Unit(unit) for unit in alive}
         self._units |= found
         return tuple(found.values())
@@ -160,19 +164,20 @@ class Fleet:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _open(self) -> WorkerExperiment:
-        """The experiment, entered at the first need: a run that finds nothing to do does not import XManager."""
+    def _opened(self) -> WorkerExperiment:
+        """The experiment, made at the first need: a run that finds nothing to do does not import XManager.
+
+        Entered when a worker is added and not before: XManager warns on the way out of one to which none was.
+        """
         from orchestrator.executors.experiment import WorkerExperiment
 
         if self._experiment is None:
-            experiment = WorkerExperiment(self._study, self._folder, self._executor)
-            # One runner for all: XManager resets a context variable when it is left, in the context that set it.
-            self._runner.run(experiment.__aenter__())
-            self._experiment = experiment
+            self._experiment = WorkerExperiment(self._study, self._folder, self._executor)
         return self._experiment
 
     def _leave(self) -> None:
-        if self._experiment is not None:
-            experiment, self._experiment = self._experiment, None
-            self._runner.run(cast(Any, experiment).__aexit__(None, None, None))
+        """In the runner that entered it: XManager resets a context variable, in the context that set it."""
+        if self._entered:
+            self._entered = False
+            self._runner.run(cast(Any, self._experiment).__aexit__(None, None, None))
         self._runner.close()

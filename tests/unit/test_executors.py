@@ -292,3 +292,17 @@ assert not heavy, heavy
     done = run(code, "--workers", "3", "--help", "--xm_no_such_flag", str(work), HOME=str(home))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(home.iterdir())
+
+
+def test_looking_for_workers_without_starting_one_says_nothing(tmp_path: pathlib.Path) -> None:
+    spec = WorkerSpec(identity="a", argv=("x",), log=tmp_path / "log", folder=tmp_path)
+    UnitStore(tmp_path).write(UnitRecord(number=1, spec=spec, handle=""))
+    code = f"""
+import pathlib
+from orchestrator.executors.fleet import Fleet
+from orchestrator.executors.local import LocalExecutor
+with Fleet(study="s", folder=pathlib.Path({str(tmp_path)!r}), executor=LocalExecutor()) as fleet:
+    assert not fleet.reattach()
+"""
+    done = run(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
