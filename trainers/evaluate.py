@@ -1,0 +1,66 @@
+"""Measuring the lanes of a pack on a split: one compiled forward pass for all splits, then metrics over the whole split.
+
+The last batch of a split is filled up with images from its start, behind its own; what is said of those is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from trainers import metrics
+from trainers.data import Split
+from trainers.step import Program, Traced
+
+LARGEST_BATCH = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EvalSplit:
+    """A split on the device, in equal batches.
+
+    Attributes:
+        batches: Stored images, each [image, row, column, channel], wrapped around at the end.
+        labels: Classes, [image], not wrapped.
+    """
+
+    batches: tuple[jax.Array, ...]
+    labels: jax.Array
+
+    @classmethod
+    def cut(cls, split: Split, batch: int) -> EvalSplit:
+        """The split in batches of `batch` images."""
+        n_images = len(split.labels)
+        rows = np.arange(-(-n_images // batch) * batch).reshape(-1, batch) % n_images
+        return cls(tuple(jnp.asarray(split.images[part]) for part in rows), jnp.asarray(split.labels))
+
+
+def batch_size(configured: int, n_val: int) -> int:
+    """Images a batch: as configured, or the whole validation split up to a limit."""
+    return configured or min(n_val, LARGEST_BATCH)
+
+
+def logits_where(program: Program, params: Any, traced: Traced, active: jax.Array, images: jax.Array) -> jax.Array:
+    """Logits of one lane, [member, image, class]; zeros, at no cost, where the lane is not active."""
+
+    def predict() -> jax.Array:
+        return program.member_logits(params, traced, images)
+
+    shape = jax.eval_shape(predict)
+    return lax.cond(active, predict, lambda: jnp.zeros(shape.shape, shape.dtype))
+
+
+def measured(bins: int) -> Callable[[Sequence[jax.Array], jax.Array], Mapping[str, jax.Array]]:
+    """Function of every batch's logits, [lane, member, image, class], and the classes to metrics of each lane, [lane]."""
+
+    def measure(logits: Sequence[jax.Array], labels: jax.Array) -> Mapping[str, jax.Array]:
+        whole = jnp.concatenate(logits, axis=2)[:, :, : labels.shape[0]]
+        return lax.map(lambda lane: metrics.evaluate(lane, labels, bins=bins), whole)
+
+    return measure
