@@ -20,6 +20,7 @@ from typing import Any
 
 OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 STREAM = re.compile(r"/files/(?P<entity>[^/]+)/(?P<project>[^/]+)/(?P<run>[^/]+)/file_stream")
+STREAMED = ("wandb-history.jsonl", "wandb-events.jsonl", "output.log")
 ENTITY = "loop"
 
 
@@ -66,6 +67,10 @@ class Fault:
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+def _nothing(request: str) -> None:
+    del request
+
+
 class WandbServer:
     """State of the server. `url` is what WANDB_BASE_URL takes."""
 
@@ -75,7 +80,7 @@ class WandbServer:
         self.requests: list[str] = []
         self.keys: set[str] = set()
         self.stopped = False
-        self.before: Callable[[str], object] = lambda request: None
+        self.before: Callable[[str], object] = _nothing
         self.url = ""
         self.lock = threading.RLock()
 
@@ -197,13 +202,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             data = self.state.graphql(operation, asked.get("variables") or {})
             return 200, {"data": data} if data is not None else {"data": None, "errors": [{"message": f"unknown: {operation}"}]}, {}
         if found := STREAM.fullmatch(path):
-            taken = self.state.stream(found["project"], found["run"], json.loads(body or b"{}"))
-            return (
-                (200, {"exitcode": None, "limits": {}, "stopped": self.state.stopped}, {}) if taken else (404, {"error": "no such run"}, {})
-            )
+            if not self.state.stream(found["project"], found["run"], json.loads(body or b"{}")):
+                return 404, {"error": "no such run"}, {}
+            return 200, {"exitcode": None, "limits": {}, "stopped": self.state.stopped}, {}
         return (200, {}, {}) if path.startswith("/storage/") else (404, {"error": "no such path"}, {})
 
-    do_GET = do_POST = do_PUT = answer
+    do_GET = do_POST = do_PUT = answer  # noqa: N815
 
 
 class _Http(http.server.ThreadingHTTPServer):

@@ -24,6 +24,7 @@ class JsonLinesTracker:
         """A tracker that writes to `folder` and passes on what goes wrong, in one line, to `warn`."""
         self._folder = folder
         self._warn = warn
+        self._said: set[str] = set()
         self._lines: dict[str, str] = {}
         self._study: StudyHeader | None = None
 
@@ -43,7 +44,7 @@ class JsonLinesTracker:
             _write(self._folder / "study.json", json.dumps(finite(dataclasses.asdict(study)), indent=1, ensure_ascii=False) + "\n")
             self._lines = _read(self.path)
         except OSError as error:
-            self._warn(f"cannot write {self._folder}: {error}")
+            self._say(f"cannot write {self._folder}: {error}")
 
     def publish(self, trial: TrialRecord) -> bool:
         if self._study is None:
@@ -59,7 +60,7 @@ class JsonLinesTracker:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
         except OSError as error:
-            self._warn(f"cannot write {self.path}: {error}")
+            self._say(f"cannot write {self.path}: {error}")
             self._lines = _read(self.path)
             return False
         self._lines[trial.key] = line
@@ -67,6 +68,11 @@ class JsonLinesTracker:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._warn(text)
 
 
 def _line(payload: Payload) -> str:

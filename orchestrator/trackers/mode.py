@@ -78,7 +78,7 @@ def key_source(environ: Mapping[str, str]) -> str:
     path, host = _netrc_path(environ), base_host(environ)
     try:
         entries = netrc.netrc(str(path))
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, UnicodeDecodeError, netrc.NetrcParseError):
         entries = None
     names = (host, *_PUBLIC_HOSTS[:1]) if host in _PUBLIC_HOSTS else (host,)
     if entries is not None and any((entries.authenticators(name) or ("", "", ""))[2] for name in names):

@@ -74,9 +74,7 @@ class Copies:
             OSError: It cannot be written down.
         """
         copy = Copy(key=payload.key, digest=payload.digest, place=place, step=payload.last_step)
-        # A line that a killed process left unfinished ends here, so that it spoils no other.
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(start + json.dumps(dataclasses.asdict(copy)) + "\n")
+        self._append(json.dumps(dataclasses.asdict(copy)) + "\n")
         self._copies.setdefault(copy.key, []).append(copy)
 
     def _append(self, text: str) -> None:

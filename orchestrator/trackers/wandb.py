@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ STRIPPED = (
     "WANDB_SERVICE",
 )
 PROJECT = "tessera"
+WRITE_TIMEOUT_S = 10.0
 MAX_TAG = 64  # characters; W&B refuses longer ones
 
 
@@ -109,20 +111,21 @@ class WandbTracker:
             self._say(f"did not end in order ({_one_line(error)})")
 
     def _publish(self, payload: Payload, copies: Copies) -> bool:
-        same = {copy.place for copy in copies.of(payload.key) if copy.digest == payload.digest}
-        if Place.ONLINE in same:
+        latest = copies.of(payload.key)[-1:]
+        now_at = latest[0].place if latest and latest[0].digest == payload.digest else None
+        if now_at is Place.ONLINE:
             return True
         if self._mode is WandbMode.ONLINE:
-            place = self._to_server(payload, copies, same)
+            place = self._to_server(payload, copies, now_at)
             if place is Place.ONLINE:
                 copies.add(payload, place)
             if place is not None:
                 return place is Place.ONLINE
-        return Place.OFFLINE in same or self._to_files(payload, copies)
+        return now_at is Place.OFFLINE or self._to_files(payload, copies)
 
-    def _to_server(self, payload: Payload, copies: Copies, same: set[Place]) -> Place | None:
+    def _to_server(self, payload: Payload, copies: Copies, now_at: Place | None) -> Place | None:
         """Where the copy is now; None if the server was not reached, and everything goes offline from here on."""
-        if Place.OFFLINE in same and copies.is_synced(payload.key) and not copies.has_unsynced(payload.key):
+        if now_at is Place.OFFLINE and copies.is_synced(payload.key) and not copies.has_unsynced(payload.key):
             return Place.ONLINE
         try:
             run = self._start(payload, WandbMode.ONLINE, copies)
@@ -154,8 +157,7 @@ class WandbTracker:
         run = self._start(payload, WandbMode.OFFLINE, copies)
         path = pathlib.Path(run.settings.sync_file)
         self._fill(run, payload, first=first)
-        written = read_run(path)
-        if written.exit_code is None or len(written.history) != sum(step >= first for step, _ in payload.rows):
+        if not _is_whole(path, n_rows=sum(step >= first for step, _ in payload.rows)):
             copies.clear(payload.key, synced=False)
             self._say(f"could not write all of {payload.name} to {self._folder}: is the disk full? It is tried again later")
             return False
@@ -210,6 +212,7 @@ class WandbTracker:
 
     def _go_offline(self, why: str) -> None:
         self._mode = WandbMode.OFFLINE
+        self.close()  # the library's process keeps the id of a run that failed "in use"; the next one starts with a new process
         self._say(f"{why}; going on offline, the next run that reaches the server completes it")
 
     def _say(self, text: str) -> None:
@@ -241,6 +244,18 @@ LEAN: dict[str, Any] = {
 def _known(wandb: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that the installed version has; the `x_` ones come and go."""
     return {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
+
+
+def _is_whole(path: pathlib.Path, *, n_rows: int) -> bool:
+    """Whether a run's file holds all its rows and its end. The library's own process writes it, some ms after `finish` returns."""
+    give_up = time.monotonic() + WRITE_TIMEOUT_S
+    while True:
+        written = read_run(path)
+        if written.exit_code is not None and len(written.history) == n_rows:
+            return True
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.01)
 
 
 def _upload_problem(log: pathlib.Path) -> str:
