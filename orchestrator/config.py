@@ -72,7 +72,7 @@ def leaves(config_class: type) -> Mapping[str, Leaf]:
 def flatten(config: Any) -> dict[str, Value]:
     """The flat dotted dict of a config tree, such as `{"optim.learning_rate": 0.1, ...}`."""
     flat: dict[str, Value] = {}
-    for key in leaves(type(config)):
+    for key in leaves(config.__class__):
         value = config
         for name in key.split("."):
             value = getattr(value, name)
