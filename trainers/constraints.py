@@ -37,7 +37,7 @@ def _placement(model: ModelConfig) -> Iterator[Problem]:
         yield Problem(
             "model.moe_layers asks for more sparse blocks than there are odd ones",
             found=f"the last {model.moe_layers} odd blocks of {model.depth}",
-            expected=f"1 to {odd}: sparse blocks are odd ones, counted from 0" if odd else "at least 2 blocks: the first odd one is block 1",
+            expected=f"1 to {odd}: blocks 1, 3, … are odd" if odd else "a model of 2 blocks or more: the first odd one is block 1",
             fix="lower model.moe_layers, raise model.depth, or place them with model.moe_placement='every'",
         )
     if model.moe_placement == "every" and model.moe_layers > model.depth:

@@ -18,7 +18,7 @@ def cost(config: VisionConfig) -> dict[str, float]:
     published 78.0 (ViT), 94.9 (V-MoE) and 105.9 (E³) of B/32 at 384 pixels within 0.5 % (tests/trainers/test_flops.py).
 
     Source:
-        paper.md §5.4, formula A, with the rounding of buffers added.
+        Inferred: of several readings of "GFLOPs" in Allingham et al. (TMLR 2022) the one that fits all published rows.
     """
     model, data = config.model, config.data
     train = forward_macs(model, data, config.train.batch_size, factor=model.capacity_factor)

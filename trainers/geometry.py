@@ -16,7 +16,7 @@ BUFFER_MULTIPLE = 4
 def sparse_blocks(model: ModelConfig) -> tuple[int, ...]:
     """Indices of the encoder blocks whose MLP is a mixture of experts, in order.
 
-    `last` takes the last n odd blocks, not the last n blocks (paper.md §1.2).
+    `last` takes the last n odd blocks, not the last n blocks, as the authors' configs do.
 
     >>> sparse_blocks(ModelConfig(depth=12, moe_placement="last", moe_layers=2))
     (9, 11)
@@ -78,7 +78,7 @@ def capacity(model: ModelConfig, data: DataConfig, batch: int, *, factor: float)
     once, so slots beyond the router's tokens would stay empty: leaving them out changes no output.
 
     Source:
-        paper.md §1.4; Riquelme et al., Scaling Vision with Sparse Mixture of Experts (2021), §2.
+        Riquelme et al., Scaling Vision with Sparse Mixture of Experts (2021), §2.
 
     >>> model = ModelConfig(experts=32, k=2, patch=32, group_images=8)
     >>> capacity(model, DataConfig(image_size=384), 512, factor=1.5)

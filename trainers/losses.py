@@ -1,4 +1,4 @@
-"""The loss that is trained: of each member alone, never of their average (paper.md §1.6)."""
+"""The loss that is trained: of each member alone, never of their average."""
 
 from __future__ import annotations
 

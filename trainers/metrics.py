@@ -11,7 +11,7 @@ SMALLEST_PROBABILITY = 1e-7  # below it a probability is taken as this one in th
 def ensemble_log_probs(logits: jax.Array) -> jax.Array:
     """Log of the members' mean probability, [image, class], from logits [member, image, class].
 
-    Probabilities are averaged, not logits (paper.md §1.6).
+    Probabilities are averaged, not logits.
     """
     return jax.nn.logsumexp(jax.nn.log_softmax(logits, axis=-1), axis=0) - jnp.log(logits.shape[0])
 

@@ -1,7 +1,8 @@
 """Moving tokens to the buffers of their experts and back, by index.
 
-One-hot products cost quadratically in the tokens of a group (performance.md §2). A token's place in a buffer is known
-in both directions, so the gradient of each move is a move too: no scatter of floats, hence the same bits on every run.
+One-hot products cost quadratically in the tokens of a group: 2 to 12 times as much as indices on a CPU. A token's place in
+a buffer is known in both directions, so the gradient of each move is a move too: no scatter of floats, hence the same
+bits on every run.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def place(expert: jax.Array, *, experts: int, capacity: int, confidence: jax.Arr
     router, group = jnp.arange(n_routers)[:, None, None, None], jnp.arange(n_groups)[:, None, None]
     slots = n_routers * experts * n_groups * capacity
     slot = jnp.where(turn < capacity, ((router * experts + expert) * n_groups + group) * capacity + turn, slots)
-    assignment = jnp.full((slots,), slot.size).at[slot.reshape(-1)].set(jnp.arange(slot.size), mode="drop")
+    assignment = jnp.full(slots, slot.size, jnp.int32).at[slot.reshape(-1)].set(jnp.arange(slot.size, dtype=jnp.int32), mode="drop")
     return Places(slot, assignment)
 
 
@@ -76,7 +77,7 @@ def combine(buffers: jax.Array, places: Places, gate: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _move(rows: jax.Array, source: jax.Array, destinations: jax.Array) -> jax.Array:
+def _move(rows: jax.Array, source: jax.Array, destinations: jax.Array) -> jax.Array:  # noqa: ARG001 - read by its gradient
     """Row `source[i]` at i, zero where there is no such row.
 
     Args:

@@ -1,4 +1,4 @@
-"""The affine maps that models are built of, and the values that their parameters start from (paper.md §1.1)."""
+"""The affine maps that models are built of, and the values that their parameters start from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Linear(nn.Module):
         dtype: Type of the computation.
         kernel_init: Where the kernel starts from.
         bias_init: Where the bias starts from.
-        experts: Applies map e to row e of `x` [expert, slot, in]. All start from the same values (paper.md §1.4): only
+        experts: Applies map e to row e of `x` [expert, slot, in]. All start from the same values: only
             the router breaks their symmetry. 0 is a single map of `x` [..., in].
     """
 

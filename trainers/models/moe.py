@@ -1,4 +1,4 @@
-"""The sparse layer of V-MoE and E³: tokens to experts and back (paper.md §1.4, §1.6)."""
+"""The sparse layer of V-MoE and E³: tokens to experts and back."""
 
 from __future__ import annotations
 

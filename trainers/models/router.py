@@ -1,4 +1,4 @@
-"""The noisy top-K router of V-MoE and E³, and its two balancing losses (paper.md §1.3, §1.5)."""
+"""The noisy top-K router of V-MoE and E³, and its two balancing losses."""
 
 from __future__ import annotations
 

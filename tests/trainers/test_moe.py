@@ -1,0 +1,139 @@
+"""Buffers against loops that do what the paper says, one token at a time."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from trainers.config import DataConfig, ModelConfig
+from trainers.geometry import capacity, slots, sparse_blocks
+from trainers.models.dispatch import _earlier_by_loop, _earlier_by_sum, combine, dispatch, place
+
+R, G, S, K, E, D = 2, 2, 6, 2, 3, 4
+
+
+def places_by_hand(expert, size, confidence=None):
+    """Slot of each assignment, as place in its own buffer, -1 if dropped: [router, group, token, choice]."""
+    turn = np.full(expert.shape, -1)
+    for r, g in itertools.product(range(expert.shape[0]), range(expert.shape[1])):
+        filled = dict.fromkeys(range(E), 0)
+        tokens = range(expert.shape[2]) if confidence is None else sorted(range(expert.shape[2]), key=lambda s: -confidence[r, g, s])
+        for choice in range(expert.shape[3]):
+            for s in tokens:
+                e = int(expert[r, g, s, choice])
+                if filled[e] < size:
+                    turn[r, g, s, choice] = filled[e]
+                filled[e] += 1
+    return turn
+
+
+@pytest.fixture(scope="module")
+def placing():
+    return {
+        (size, priority): jax.jit(
+            lambda expert, confidence, size=size, priority=priority: place(
+                expert, experts=E, capacity=size, confidence=confidence if priority else None
+            )
+        )
+        for size in (1, 3)
+        for priority in (False, True)
+    }
+
+
+experts = hnp.arrays(np.int32, (R, G, S, K), elements=st.integers(0, E - 1))
+confidences = hnp.arrays(np.float32, (R, G, S), elements=st.sampled_from([0.25, 0.5, 0.75, 0.875]))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("priority", [False, True])
+@settings(max_examples=40, deadline=None)
+@given(expert=experts, confidence=confidences)
+def test_buffers_fill_by_choice_then_by_token_or_by_confidence(placing, size, priority, expert, confidence):
+    slot, assignment = map(np.asarray, placing[size, priority](expert, confidence))
+    turn = places_by_hand(expert, size, confidence if priority else None)
+    total = R * E * G * size
+    for (r, g, s, choice), got in np.ndenumerate(slot):
+        place_in_buffer = turn[r, g, s, choice]
+        expected = total if place_in_buffer < 0 else ((r * E + expert[r, g, s, choice]) * G + g) * size + place_in_buffer
+        assert got == expected
+    flat = slot.reshape(-1)
+    for position, source in enumerate(assignment):
+        assert (flat[source] == position) if source < flat.size else (position not in flat)
+
+
+@given(queue=hnp.arrays(np.int32, (2, 11), elements=st.integers(0, E - 1)))
+@settings(max_examples=20, deadline=None)
+def test_both_ways_of_counting_agree(queue):
+    np.testing.assert_array_equal(_earlier_by_loop(jnp.asarray(queue), E), _earlier_by_sum(jnp.asarray(queue), E))
+
+
+@pytest.mark.parametrize("copies", [1, R])
+def test_moves_and_their_gradients_equal_one_hot_products(copies):
+    rng = np.random.default_rng(0)
+    size = 3
+    expert = rng.permuted(np.tile(np.arange(E), (R, G, S, 1)), axis=-1)[..., :K].astype(np.int32)
+    tokens, gate = jnp.asarray(rng.normal(size=(copies, G, S, D)), jnp.float32), jnp.asarray(rng.random((R, G, S, K)), jnp.float32)
+    weight = rng.normal(size=(R, G, S, D)).astype(np.float32)
+    scale = rng.normal(size=(R, E, 1, 1, D)).astype(np.float32)
+    turn = places_by_hand(expert, size)
+    assert (turn < 0).any()
+    one_hot = np.zeros((R, G, S, K, E, size), np.float32)
+    for (r, g, s, choice), position in np.ndenumerate(turn):
+        if position >= 0:
+            one_hot[r, g, s, choice, expert[r, g, s, choice], position] = 1.0
+    buffers_by_hand = np.einsum("rgskec,rgsd->regcd", one_hot, np.broadcast_to(tokens, (R, G, S, D)))
+
+    def moved(tokens, gate):
+        places = place(jnp.asarray(expert), experts=E, capacity=size)
+        buffers = dispatch(tokens, places)
+        return buffers, combine(jnp.sin(buffers.reshape(R, E, G, size, D) * scale).reshape(-1, D), places, gate)
+
+    def by_hand(tokens, gate):
+        buffers = jnp.einsum("rgskec,rgsd->regcd", one_hot, jnp.broadcast_to(tokens, (R, G, S, D)))
+        return buffers, jnp.einsum("rgskec,regcd,rgsk->rgsd", one_hot, jnp.sin(buffers * scale), gate)
+
+    np.testing.assert_array_equal(moved(tokens, gate)[0].reshape(buffers_by_hand.shape), buffers_by_hand)
+    np.testing.assert_allclose(moved(tokens, gate)[1], by_hand(tokens, gate)[1], atol=1e-6)
+    found = jax.grad(lambda *a: (moved(*a)[1] * weight).sum(), argnums=(0, 1))(tokens, gate)
+    expected = jax.grad(lambda *a: (by_hand(*a)[1] * weight).sum(), argnums=(0, 1))(tokens, gate)
+    for f, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(f, e, atol=1e-5)
+
+
+def test_capacity_is_rounded_up_twice_and_never_exceeds_the_tokens():
+    assert slots(1160, k=2, experts=32, factor=1.5) == 112  # 108.75 up to 109, up to a multiple of 4
+    assert slots(100, k=1, experts=10, factor=1.1) == 12  # 11 up to 12, although 1.1 * 10 > 11 in binary
+    assert slots(80, k=1, experts=8, factor=1.2) == 12
+    assert slots(68, k=1, experts=8, factor=8.0) == 68
+    assert slots(3, k=1, experts=8, factor=1.0) == 3
+
+
+def test_members_do_not_change_the_capacity_of_an_expert():
+    data, base = DataConfig(image_size=384), {"experts": 32, "patch": 32, "group_images": 8, "k": 1}
+    e3 = ModelConfig(**base, members=2, tile=True, partition=True)
+    tiled = ModelConfig(**base, members=2, tile=True)
+    assert capacity(e3, data, 512, factor=1.5) == capacity(tiled, data, 512, factor=1.5) == 112
+    assert capacity(ModelConfig(**base), data, 512, factor=1.5) == 56
+
+
+@pytest.mark.parametrize(
+    ("depth", "placement", "n", "expected"),
+    [
+        (8, "last", 2, (5, 7)),
+        (12, "last", 2, (9, 11)),
+        (24, "last", 5, (15, 17, 19, 21, 23)),
+        (32, "last", 5, (23, 25, 27, 29, 31)),
+        (8, "every", 2, (1, 3, 5, 7)),
+        (4, "every", 1, (0, 1, 2, 3)),
+        (12, "none", 2, ()),
+    ],
+)
+def test_sparse_blocks_are_those_of_the_paper(depth, placement, n, expected):
+    assert sparse_blocks(ModelConfig(depth=depth, moe_placement=placement, moe_layers=n)) == expected
