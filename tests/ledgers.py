@@ -1,0 +1,154 @@
+"""Ledgers to test on: small plans, a private PostgreSQL server, and processes that lease, finish and are killed.
+
+python -m tests.ledgers WHAT LEDGER STUDY IDENTITY   # WHAT: `work` leases and finishes until nothing waits, `open` only opens
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from orchestrator.ledger import CellRow, Entry, Leased, Ledger, MemberRow, PlanRows, TrialRow
+from orchestrator.records import Phase, TrialState
+
+STUDY = "study"
+LEASE_S = 600.0
+
+
+def plan(
+    n_trials: int = 4,
+    *,
+    study: str = STUDY,
+    arms: Sequence[str] = ("base",),
+    signatures: Sequence[str] = ("sig",),
+    first: int = 0,
+    spec: Mapping[str, str] | None = None,
+) -> PlanRows:
+    """A plan of trials `t0000`, …; trial i is of arm i, cell i and signature i, each modulo their number."""
+    cells = tuple(
+        CellRow(
+            key=f"cell-{arm}-{signature}",
+            trainer="tests:Nothing",
+            version="1",
+            config={"optim.lr": 0.1, "model.sizes": (1, (2.5,)), "arm": arm},
+            signature=signature,
+            cost={"cost/train_gflops": 2.5},
+        )
+        for arm in arms
+        for signature in signatures
+    )
+    numbers = range(first, first + n_trials)
+    trials = tuple(
+        TrialRow(key=f"t{i:04d}", cell=f"cell-{arms[i % len(arms)]}-{signatures[i % len(signatures)]}", seed=100 + i) for i in numbers
+    )
+    members = tuple(
+        MemberRow(
+            trial=f"t{i:04d}",
+            arm=arms[i % len(arms)],
+            phase=Phase.REPLICATE,
+            index=i // len(arms),
+            position=i,
+            point={"optim.lr": 0.1},
+        )
+        for i in numbers
+    )
+    return PlanRows(study=study, spec=spec or {"question": "why?"}, cells=cells, trials=trials, members=members)
+
+
+def with_members(rows: PlanRows, **changes: object) -> PlanRows:
+    """The plan with every membership changed alike."""
+    return dataclasses.replace(rows, members=tuple(dataclasses.replace(row, **changes) for row in rows.members))
+
+
+def register(ledger: Ledger, identity: str = "w", *, study: str = STUDY) -> int:
+    """A worker."""
+    return ledger.register_worker(study, identity=identity, host="here", pid=1, started="then")
+
+
+def rung(lease: Leased, step: int, outcome: TrialState | None = None, **metrics: float) -> Entry:
+    """An entry for a lease; `val_nll=1.0` is the metric `val/nll`."""
+    named: dict[str, float] = {name.replace("_", "/"): value for name, value in metrics.items()}
+    return Entry(key=lease.key, fence=lease.fence, step=step, metrics=named, outcome=outcome, provenance={"jax": "1"} if outcome else {})
+
+
+def finish(ledger: Ledger, worker: int, leases: Sequence[Leased]) -> None:
+    """Completes the leases with the metric `test/nll` 0.5."""
+    kept = ledger.record(worker, [rung(lease, 10, TrialState.COMPLETE, test_nll=0.5) for lease in leases])
+    assert all(kept.values()), kept
+
+
+def states(ledger: Ledger, study: str = STUDY) -> dict[str, TrialState]:
+    """State of each live trial of the study."""
+    return {member.key: member.state for member in ledger.members(study) if not member.orphaned}
+
+
+@contextlib.contextmanager
+def postgresql() -> Generator[sa.URL]:
+    """A server of our own in a folder of our own, reached by a socket in it. It refuses to run as root, so root is dropped.
+
+    Raises:
+        FileNotFoundError: There is no server program on this machine.
+    """
+    programs = _postgresql_programs()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="tessera-pg-", dir="/tmp"))  # a socket's path has at most 107 bytes
+    as_user: list[str] = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+
+    def run(program: str, *arguments: str) -> None:
+        log = folder / f"{program}.out"
+        with open(log, "wb") as out:
+            done = subprocess.run([*as_user, str(programs / program), *arguments], stdout=out, stderr=out, cwd="/", check=False)
+        assert done.returncode == 0, log.read_text()
+
+    data = str(folder / "data")
+    try:
+        run("initdb", "-D", data, "-U", "tessera", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses='' -c fsync=off", "start")
+        try:
+            yield sa.URL.create("postgresql", username="tessera", database="postgres", query={"host": str(folder)})
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _postgresql_programs() -> pathlib.Path:
+    found = [path.parent for path in sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
+    if on_path := shutil.which("initdb"):
+        found.append(pathlib.Path(on_path).resolve().parent)
+    if not found:
+        raise FileNotFoundError("no PostgreSQL server programs on PATH or in /usr/lib/postgresql")
+    return found[-1]
+
+
+def start(what: str, ledger: str | pathlib.Path, identity: str = "p", *, study: str = STUDY) -> subprocess.Popen[str]:
+    """A process of this file's."""
+    command = [sys.executable, "-m", "tests.ledgers", what, str(ledger), study, identity]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[1])
+
+
+def _work(ledger: Ledger, study: str, identity: str) -> None:
+    worker = register(ledger, identity, study=study)
+    while leases := ledger.lease(study, worker, 4, lease_s=LEASE_S):
+        for step in (1, 2):
+            ledger.record(worker, [rung(lease, step, val_nll=1.0 / step) for lease in leases])
+        finish(ledger, worker, leases)
+        print(*(lease.key for lease in leases), flush=True)
+
+
+if __name__ == "__main__":
+    with Ledger.open(sys.argv[2]) as opened:
+        print("open", flush=True)
+        if sys.argv[1] == "work":
+            _work(opened, sys.argv[3], sys.argv[4])
