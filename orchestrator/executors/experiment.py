@@ -10,6 +10,7 @@ Importing this module costs about 0.2 s of CPU, so only what starts or finds wor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -23,7 +24,7 @@ from xmanager import xm  # pyright: ignore[reportMissingTypeStubs]
 from orchestrator.errors import LaunchError
 from orchestrator.executors.base import Executor, Handle, UnitStatus, WorkerSpec
 from orchestrator.executors.jobs import packager, spec_of
-from orchestrator.executors.store import UnitRecord, UnitStore
+from orchestrator.executors.store import UnitRecord, UnitStore, this_launcher
 
 _POLL_S = 0.1
 
@@ -59,12 +60,15 @@ class WorkerUnit(xm.WorkUnit):
         handle: The worker, once it was started; None when it could not be, and for one that was never seen.
         spec: What was asked for, once it was.
         error: Why it could not be started.
+        number: Its work unit id.
+        record: What an earlier launcher, or another one at this moment, wrote of it.
     """
 
     handle: Handle | None = None
     spec: WorkerSpec | None = None
     error: LaunchError | None = None
     number: int = 0
+    record: UnitRecord | None = None
 
     @property
     def work_unit_id(self) -> int:
@@ -141,7 +145,7 @@ class WorkerExperiment(xm.Experiment):
         self._units: dict[str, WorkerUnit] = {}
         for record in self._store.read():
             unit = self._new_unit(record.number, record.spec.identity)
-            unit.spec = record.spec
+            unit.spec, unit.record = record.spec, record
             unit.handle = executor.attach(record.handle) if record.handle else executor.find(record.spec)
 
     @property
@@ -163,18 +167,20 @@ class WorkerExperiment(xm.Experiment):
         Raises:
             LaunchError: It cannot be started.
         """
-        try:
-            self._store.write(UnitRecord(number=number, spec=spec, handle=""))
-            handle = self._executor.launch(spec)
-            self._store.write(UnitRecord(number=number, spec=spec, handle=handle.to_json()))
-        except OSError as error:
-            raise LaunchError(
-                f"worker {spec.identity} could not be started: its record cannot be written",
-                found=str(error),
-                expected="a folder that can be written",
-                fix="make room, or choose another folder with --out",
-            ) from error
+        intent = UnitRecord(number=number, spec=spec, launcher=this_launcher(), handle="")
+        self._store.write(intent)
+        handle = self._executor.launch(spec)
+        with contextlib.suppress(LaunchError):  # it runs, and the next launcher finds it without this
+            self._store.write(dataclasses.replace(intent, handle=handle.to_json()))
         return handle
+
+    def take_over(self, unit: WorkerUnit) -> bool:
+        """Makes a running unit this launcher's own. False when it is not running, or its own launcher is."""
+        if unit.record is None or unit.handle is None or unit.record.is_held or not unit.status().is_active:
+            return False
+        unit.record = dataclasses.replace(unit.record, launcher=this_launcher(), handle=unit.handle.to_json())
+        self._store.write(unit.record)
+        return True
 
     def drop(self, unit: WorkerUnit) -> None:
         """Forgets a unit that could not be started, so that its identity can be used once that is mended."""

@@ -121,11 +121,12 @@ class Fleet:
         return tuple(self._units.values())
 
     def reattach(self) -> Sequence[Unit]:
-        """Takes over the workers that a launcher before this one left running."""
+        """Takes over the workers that a launcher left running which itself has ended."""
         if not UnitStore(self._folder).read():
             return ()
-        alive = [unit for unit in self._opened().work_units.values() if unit.identity not in self._units and unit.status().is_active]
-        found = {unit.identity: Unit(unit) for unit in alive}
+        experiment = self._opened()
+        strangers = [unit for unit in experiment.work_units.values() if unit.identity not in self._units]
+        found = {unit.identity: Unit(unit) for unit in strangers if experiment.take_over(unit)}
         self._units |= found
         return tuple(found.values())
 

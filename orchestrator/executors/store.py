@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import socket
 from typing import Any
 
 from orchestrator.errors import LaunchError
 from orchestrator.executors.base import WorkerSpec, file_name
+from orchestrator.executors.process import birth, is_running
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +22,20 @@ class UnitRecord:
     Attributes:
         number: Its work unit id, counted from 1.
         spec: What was to be started.
+        launcher: Who started it or took it over last: host, pid and birth of that process.
         handle: JSON of its handle; empty when the launcher died between starting it and writing this.
     """
 
     number: int
     spec: WorkerSpec
+    launcher: tuple[str, int, str]
     handle: str
+
+    @property
+    def is_held(self) -> bool:
+        """Another launcher of this machine holds the unit, and is running."""
+        host, pid, started = self.launcher
+        return host == socket.gethostname() and pid != os.getpid() and is_running(pid, started)
 
 
 class UnitStore:
@@ -43,22 +54,44 @@ class UnitStore:
         return sorted((_read(path) for path in paths), key=lambda record: record.number)
 
     def write(self, record: UnitRecord) -> None:
-        """Keeps a record, whole or not at all; a second one of the same identity replaces the first."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Keeps a record, whole or not at all; a second one of the same identity replaces the first.
+
+        Raises:
+            LaunchError: It cannot be written.
+        """
         path = self._path(record.spec.identity)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        with open(partial, "w", encoding="utf-8", opener=_for_the_user_alone) as file:
-            json.dump(_to_row(record), file)
-            file.flush()
-            os.fsync(file.fileno())  # a power cut would otherwise leave an empty file under the final name
-        partial.replace(path)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with open(partial, "w", encoding="utf-8", opener=_for_the_user_alone) as file:
+                json.dump(_to_row(record), file)
+                file.flush()
+                os.fsync(file.fileno())  # a power cut would otherwise leave an empty file under the final name
+            partial.replace(path)
+        except OSError as error:
+            raise LaunchError(
+                f"the record of worker {record.spec.identity} cannot be written",
+                found=str(error),
+                expected="a folder that can be written, with room in it",
+                fix="make room, or choose another folder with --out",
+            ) from error
 
     def forget(self, identity: str) -> None:
         """Drops the record of a unit that could not be started."""
-        self._path(identity).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # then it stays as one that was lost
+            self._path(identity).unlink(missing_ok=True)
 
     def _path(self, identity: str) -> pathlib.Path:
         return self._folder / f"{file_name(identity)}.unit.json"
+
+
+def this_launcher() -> tuple[str, int, str]:
+    """What a record says of the launcher that runs this."""
+    return socket.gethostname(), os.getpid(), birth(os.getpid()) or ""
+
+
+def _launcher(host: str, pid: int, started: str) -> tuple[str, int, str]:
+    return host, pid, started
 
 
 def _for_the_user_alone(path: str, flags: int) -> int:
@@ -67,7 +100,7 @@ def _for_the_user_alone(path: str, flags: int) -> int:
 
 def _to_row(record: UnitRecord) -> dict[str, Any]:
     spec = dataclasses.asdict(record.spec) | {"log": str(record.spec.log), "folder": str(record.spec.folder)}
-    return {"number": record.number, "spec": spec, "handle": record.handle}
+    return {"number": record.number, "spec": spec, "launcher": record.launcher, "handle": record.handle}
 
 
 def _read(path: pathlib.Path) -> UnitRecord:
@@ -85,6 +118,7 @@ def _read(path: pathlib.Path) -> UnitRecord:
                 cpus=spec["cpus"],
                 gpus=spec["gpus"],
             ),
+            launcher=_launcher(*row["launcher"]),
             handle=row["handle"],
         )
     except (ValueError, KeyError, TypeError) as error:

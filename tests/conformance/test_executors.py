@@ -167,6 +167,16 @@ def test_a_worker_that_cannot_start_spoils_nothing(executor: Executor, tmp_path:
         assert unit.status is UnitStatus.SUCCEEDED
 
 
+def test_a_worker_without_a_place_for_its_record_is_not_started(executor: Executor, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        Fleet(study="tiling", folder=tmp_path / "file" / "units", executor=executor) as fleet,
+        pytest.raises(LaunchError, match=r"the record of worker tiling/a1 cannot be written\n  found:    .*Not a directory"),
+    ):
+        fleet.start(python(tmp_path, "open('started', 'w')"))
+    assert not (tmp_path / "logs").exists()
+
+
 def test_a_worker_gets_its_arguments_its_log_and_nothing_of_its_launchers_run(
     fleet: Fleet, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +259,16 @@ def test_a_unit_of_a_killed_launcher_is_taken_over(name: str, fleet: Fleet, tmp_
     unit.stop()
     assert fleet.wait(PATIENCE_S)
     assert (unit.status, unit.exit_code) == (UnitStatus.STOPPED, None)
+
+
+def test_a_unit_is_left_to_a_launcher_that_runs(name: str, executor: Executor, tmp_path: pathlib.Path) -> None:
+    launcher = launch(name, tmp_path, "good")
+    with Fleet(study="tiling", folder=tmp_path / "units", executor=executor) as other:
+        assert not other.reattach()
+    assert birth(pids(tmp_path)[0]) is not None
+    (tmp_path / "go").touch()
+    ended(launcher, None)
+    assert launcher.returncode == 0
 
 
 def test_a_unit_that_was_taken_over_can_be_killed(name: str, fleet: Fleet, tmp_path: pathlib.Path) -> None:

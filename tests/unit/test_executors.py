@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -21,7 +22,7 @@ from orchestrator.executors import process as processes
 from orchestrator.executors.base import UnitStatus, WorkerSpec, file_name
 from orchestrator.executors.local import LocalExecutor
 from orchestrator.executors.process import birth, is_running, leader_started_with
-from orchestrator.executors.store import UnitRecord, UnitStore
+from orchestrator.executors.store import UnitRecord, UnitStore, this_launcher
 from orchestrator.executors.watch import supervised, write_exit
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -140,9 +141,11 @@ specs = st.builds(
 @given(specs=st.lists(specs, max_size=4, unique_by=lambda spec: spec.identity), handle=words)
 def test_a_record_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, specs: list[WorkerSpec], handle: str) -> None:
     store = UnitStore(tmp_path_factory.mktemp("units"))
-    records = [UnitRecord(number=number, spec=spec, handle=handle) for number, spec in enumerate(specs, start=1)]
+    records = [
+        UnitRecord(number=number, spec=spec, launcher=("here", 7, "then"), handle=handle) for number, spec in enumerate(specs, start=1)
+    ]
     for record in reversed(records):
-        store.write(UnitRecord(number=record.number, spec=record.spec, handle=""))
+        store.write(dataclasses.replace(record, handle=""))
         store.write(record)
     assert store.read() == records
     for record in records:
@@ -165,7 +168,7 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
 
 def test_a_record_is_for_the_user_alone(tmp_path: pathlib.Path) -> None:
     spec = WorkerSpec(identity="a", argv=("x",), log=tmp_path / "log", folder=tmp_path)
-    UnitStore(tmp_path).write(UnitRecord(number=1, spec=spec, handle=""))
+    UnitStore(tmp_path).write(UnitRecord(number=1, spec=spec, launcher=this_launcher(), handle=""))
     [path] = tmp_path.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -296,7 +299,7 @@ assert not heavy, heavy
 
 def test_looking_for_workers_without_starting_one_says_nothing(tmp_path: pathlib.Path) -> None:
     spec = WorkerSpec(identity="a", argv=("x",), log=tmp_path / "log", folder=tmp_path)
-    UnitStore(tmp_path).write(UnitRecord(number=1, spec=spec, handle=""))
+    UnitStore(tmp_path).write(UnitRecord(number=1, spec=spec, launcher=this_launcher(), handle=""))
     code = f"""
 import pathlib
 from orchestrator.executors.fleet import Fleet
