@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from orchestrator.errors import OrchestratorError
-
-DONE, INCOMPLETE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+from orchestrator.exits import DONE, INTERRUPTED, USER_ERROR
 
 DESCRIPTION = """Run a study: python launch.py studies/ablation.py
 

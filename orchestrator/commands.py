@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.cli import DONE, INCOMPLETE, INTERRUPTED
 from orchestrator.context import Context, plan_view, planned, read_study
 from orchestrator.driver import Driver, Ending, RunOptions, unfinished
 from orchestrator.errors import OrchestratorError, StudyError
-from orchestrator.ledger import Ledger
+from orchestrator.exits import DONE, INCOMPLETE, INTERRUPTED
+from orchestrator.ledger import Ledger, NoLedgerError
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
 from orchestrator.progress import View
 from orchestrator.provenance import launcher_provenance
@@ -131,7 +131,10 @@ def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, consol
 
 
 def _view_before(context: Context, options: argparse.Namespace) -> PlanView:
-    ledger = Ledger.open(context.ledger_path, create=False) if context.ledger_path.exists() else None
+    try:
+        ledger = Ledger.open(context.ledger_path, create=False)
+    except NoLedgerError:
+        ledger = None
     return plan_view(context, ledger, options.workers)
 
 
@@ -148,13 +151,6 @@ def _agreed(view: PlanView, options: argparse.Namespace, console: Console) -> bo
 
 
 def _existing(context: Context) -> Ledger:
-    if not context.ledger_path.exists():
-        raise OrchestratorError(
-            f"nothing was run under {context.out}",
-            found=f"no {context.ledger_path}",
-            expected="a ledger",
-            fix="run the study first, or give its --out",
-        )
     return Ledger.open(context.ledger_path, create=False)
 
 

@@ -2,6 +2,7 @@
 
 from orchestrator.ledger.database import LedgerUnavailableError
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.opening import NoLedgerError
 from orchestrator.ledger.rows import (
     ArtifactRow,
     CellRow,
@@ -27,6 +28,7 @@ __all__ = [
     "LedgerUnavailableError",
     "Member",
     "MemberRow",
+    "NoLedgerError",
     "PlanRows",
     "ProgressRow",
     "TrialRow",

@@ -20,6 +20,10 @@ MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x7E55E7A  # PostgreSQL advisory lock: "tessera", as near as hexadecimal comes
 
 
+class NoLedgerError(LedgerError):
+    """There is no ledger at the place, or one that its maker did not live to finish."""
+
+
 def open_engine(url_or_path: str | pathlib.Path, *, create: bool) -> sa.Engine:
     """An engine on a ledger of this version's schema. A missing or older one is made or migrated first.
 
@@ -85,8 +89,8 @@ def _check_file(path: pathlib.Path, *, create: bool) -> None:
         )
 
 
-def _no_ledger(where: str) -> LedgerError:
-    return LedgerError("there is no ledger here", found=where, fix="run the study first, or correct --out")
+def _no_ledger(where: str) -> NoLedgerError:
+    return NoLedgerError("there is no ledger here", found=where, fix="run the study first, or correct --out")
 
 
 def _engine(url: sa.URL) -> sa.Engine:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 import psutil
 import pytest
 
+from orchestrator.ledger import Ledger, NoLedgerError
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 
 STUDY = '''"""Which family of curves goes lowest?"""
@@ -77,7 +79,9 @@ class Launches:
 
     def run(self, *arguments: str, timeout_s: float = 120) -> Ended:
         """Launches and waits."""
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, cwd=self.folder, env=environment())
+        done = subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, cwd=self.folder, env=environment()
+        )
         return Ended(code=done.returncode, out=done.stdout, err=done.stderr)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -102,12 +106,11 @@ class Launches:
 
     def finished(self) -> int:
         """Trials that are complete, read from the ledger itself."""
-        from orchestrator.ledger import Ledger
-
-        path = self.out / "ledger.db"
-        if not path.exists():
+        try:
+            ledger = Ledger.open(self.out / "ledger.db", create=False)
+        except NoLedgerError:
             return 0
-        with Ledger.open(path, create=False) as ledger:
+        with ledger:
             return sum(row.done for row in ledger.progress("families")) if "families" in ledger.study_names() else 0
 
     def workers(self) -> list[psutil.Process]:
@@ -153,7 +156,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return launches.table()
 
 
-@pytest.fixture()
+@pytest.fixture
 def slow(tmp_path: pathlib.Path) -> Launches:
     """The same, slow enough to be killed in the middle."""
     launches = Launches(tmp_path)
@@ -161,7 +164,7 @@ def slow(tmp_path: pathlib.Path) -> Launches:
     return launches
 
 
-@pytest.fixture()
+@pytest.fixture
 def launches(tmp_path: pathlib.Path) -> Launches:
     """A fresh folder with the study of three families."""
     return Launches(tmp_path)

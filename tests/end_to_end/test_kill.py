@@ -74,6 +74,7 @@ def test_a_second_ctrl_c_leaves_at_once(slow) -> None:
 
 
 def test_stop_ends_a_run_that_somebody_else_started(slow) -> None:
+    slow.write(base="noise=0.02, sleep_s=0.5")  # the other command needs a moment
     process = slow.start()
     slow.until(lambda: slow.finished() >= 1)
     assert slow.run("stop").code == 0
