@@ -56,7 +56,7 @@ def logits_where(program: Program, params: Any, traced: Traced, active: jax.Arra
     return lax.cond(active, predict, lambda: jnp.zeros(shape.shape, shape.dtype))
 
 
-def measured(bins: int) -> Callable[[Sequence[jax.Array], jax.Array], Mapping[str, jax.Array]]:
+def measure_with(bins: int) -> Callable[[Sequence[jax.Array], jax.Array], Mapping[str, jax.Array]]:
     """Function of every batch's logits, [lane, member, image, class], and the classes to metrics of each lane, [lane]."""
 
     def measure(logits: Sequence[jax.Array], labels: jax.Array) -> Mapping[str, jax.Array]:

@@ -15,7 +15,6 @@ from trainers import backend
 from trainers.checkpoint import Checkpoint, Saver
 from trainers.checkpoint import load as load_checkpoint
 from trainers.config import VisionConfig
-from trainers.data import load
 from trainers.pack import Pack, Strategy
 from trainers.step import LaneState
 
@@ -38,13 +37,11 @@ def train(host: Host, *, program: str, width: int, strategy: Strategy | None = N
     lanes = host.pull(width)
     if not lanes or host.stopping:
         return
-    started = time.monotonic()
     strategy = strategy or (Strategy.MAP if jax.default_backend() == "cpu" else Strategy.VMAP)
-    config = build(VisionConfig, lanes[0].config)
-    pack = Pack(lanes[0].config, width=width, strategy=strategy, splits=load(config.data))
     signature = signature_of(VisionConfig, lanes[0].config, program=program)
+    pack = Pack(lanes[0].config, signature, width=width, strategy=strategy)
     with Saver() as saver:
-        loop = _Loop(host, pack, saver, signature, time.monotonic() - started)
+        loop = _Loop(host, pack, saver, signature)
         loop.seat(lanes)
         while loop.seats:
             loop.to_rungs()
@@ -86,11 +83,11 @@ class _Seat:
 class _Loop:
     """The lanes in hand, by place, and what they are trained with."""
 
-    def __init__(self, host: Host, pack: Pack, saver: Saver, signature: str, compile_s: float) -> None:
+    def __init__(self, host: Host, pack: Pack, saver: Saver, signature: str) -> None:
         self.seats: dict[int, _Seat] = {}
         self._host, self._pack, self._saver = host, pack, saver
         self._program = f"{backend.describe()} · {pack.strategy.value}"
-        self._signature, self._compile_s, self._probed = signature, compile_s, False
+        self._signature, self._probed = signature, False
         self._lane_step_s: float | None = None
 
     def seat(self, lanes: Iterable[Lane]) -> None:
@@ -164,7 +161,7 @@ class _Loop:
                 device=backend.describe(),
                 strategy=self._pack.strategy.value,
                 width=self._pack.width,
-                compile_s=self._compile_s,
+                compile_s=self._pack.programs.compile_s,
                 lane_step_s=lane_step_s,
             )
         )
@@ -179,7 +176,7 @@ class _Loop:
         found = load_checkpoint(lane.folder, lane.key)
         if found is None:
             return None
-        template = named_arrays(self._pack.template)
+        template = named_arrays(self._pack.programs.template)
         if {name: (leaf.shape, leaf.dtype) for name, leaf in template.items()} != {
             name: (array.shape, array.dtype) for name, array in found.arrays.items()
         }:
@@ -187,7 +184,7 @@ class _Loop:
             return None
         if found.program != self._program:
             log.warning("trial %s goes on under %r, began under %r: its last bits may differ", lane.key, self._program, found.program)
-        return jax.tree.unflatten(jax.tree.structure(self._pack.template), [found.arrays[name] for name in template])
+        return jax.tree.unflatten(jax.tree.structure(self._pack.programs.template), [found.arrays[name] for name in template])
 
 
 def named_arrays(state: LaneState) -> dict[str, np.ndarray]:

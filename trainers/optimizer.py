@@ -52,7 +52,7 @@ def clip(norm: jax.Array) -> optax.GradientTransformation:
 
     def update(gradients: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
         del params
-        scale = norm / jnp.maximum(optax.global_norm(gradients), jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
+        scale = norm / jnp.maximum(optax.tree.norm(gradients), jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
         return jax.tree.map(lambda gradient: gradient * scale, gradients), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)  # noqa: ARG005 - optax passes it
