@@ -48,7 +48,7 @@ def test_parameters_are_those_of_the_initialised_model(name, channels):
     assert found == sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(TINY_MODELS[name], data)))
 
 
-# With a tanh layer, 18,291 classes and 224 pixels; the counts of Riquelme et al. (2021), table 8.
+# With a tanh layer, 18,291 classes and 224 pixels; the published counts of Riquelme et al. (2021).
 @pytest.mark.parametrize(
     ("size", "placement", "n", "millions"),
     [
@@ -64,15 +64,10 @@ def test_parameters_are_those_of_the_initialised_model(name, channels):
 )
 def test_parameters_are_the_published_ones(size, placement, n, millions):
     widths = {"S": (512, 2048, 8, 8, 32), "B": (768, 3072, 12, 12, 32), "L": (1024, 4096, 24, 16, 32), "H": (1280, 5120, 32, 16, 14)}
-    hidden, mlp, depth, heads, patch = widths[size]
     model = ModelConfig(
-        hidden=hidden,
-        mlp=mlp,
-        depth=depth,
-        heads=heads,
-        patch=patch,
+        **dict(zip(("hidden", "mlp", "depth", "heads", "patch"), widths[size], strict=True)),
+        representation=widths[size][0],
         experts=32,
-        representation=hidden,
         moe_placement=placement,
         moe_layers=n,
     )
