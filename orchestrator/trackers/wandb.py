@@ -32,7 +32,8 @@ STRIPPED = (
     "WANDB_SERVICE",
 )
 PROJECT = "tessera"
-WRITE_TIMEOUT_S = 10.0
+WRITE_TIMEOUT_S = 10.0  # for a run's file to be whole
+HASTY_TIMEOUT_S = 0.5  # the same, on a disk that was full a moment ago
 MAX_TAG = 64  # characters; W&B refuses longer ones
 
 
@@ -73,6 +74,7 @@ class WandbTracker:
         self._project = project or os.environ.get("WANDB_PROJECT") or PROJECT
         self._entity = entity
         self._timeouts = {"init_timeout": init_timeout_s, "finish_timeout": finish_timeout_s}
+        self._disk_full = False
         self._study: StudyHeader | None = None
         self._copies: Copies | None = None
         self._wandb: Any = None
@@ -98,7 +100,7 @@ class WandbTracker:
         try:
             return self._publish(payload, copies)
         except Exception as error:  # a library at the edge of the process: whatever it raises costs a copy, never the study
-            self._say(f"could not publish {payload.name} ({_one_line(error)}); it is tried again later")
+            self._say(f"could not publish {payload.name} ({_one_line(error)}); it is tried again later", once=type(error).__name__)
             return False
 
     def close(self) -> None:
@@ -157,9 +159,11 @@ class WandbTracker:
         run = self._start(payload, WandbMode.OFFLINE, copies)
         path = pathlib.Path(run.settings.sync_file)
         self._fill(run, payload, first=first)
-        if not _is_whole(path, n_rows=sum(step >= first for step, _ in payload.rows)):
+        timeout_s = HASTY_TIMEOUT_S if self._disk_full else WRITE_TIMEOUT_S
+        self._disk_full = not _is_whole(path, n_rows=sum(step >= first for step, _ in payload.rows), timeout_s=timeout_s)
+        if self._disk_full:
             copies.clear(payload.key, synced=False)
-            self._say(f"could not write all of {payload.name} to {self._folder}: is the disk full? It is tried again later")
+            self._say(f"could not write all of {payload.name} to {self._folder}: is the disk full? It is tried again later", once="disk")
             return False
         copies.add(payload, Place.OFFLINE)
         return True
@@ -215,9 +219,10 @@ class WandbTracker:
         self.close()  # the library's process keeps the id of a run that failed "in use"; the next one starts with a new process
         self._say(f"{why}; going on offline, the next run that reaches the server completes it")
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _say(self, text: str, *, once: str = "") -> None:
+        """Warns, but not again for the same cause: a study of thousands of trials has one problem with W&B."""
+        if (once or text) not in self._said:
+            self._said.add(once or text)
             self._warn(f"W&B: {text}")
 
 
@@ -246,9 +251,9 @@ def _known(wandb: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
 
 
-def _is_whole(path: pathlib.Path, *, n_rows: int) -> bool:
+def _is_whole(path: pathlib.Path, *, n_rows: int, timeout_s: float) -> bool:
     """Whether a run's file holds all its rows and its end. The library's own process writes it, some ms after `finish` returns."""
-    give_up = time.monotonic() + WRITE_TIMEOUT_S
+    give_up = time.monotonic() + timeout_s
     while True:
         written = read_run(path)
         if written.exit_code is not None and len(written.history) == n_rows:

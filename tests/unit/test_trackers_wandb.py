@@ -256,14 +256,24 @@ def test_an_offline_folder_that_a_kill_cut_short_is_written_again(folder: pathli
 
 def test_a_file_that_cannot_be_written_whole_is_noticed(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.trackers.wandb.WRITE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("orchestrator.trackers.wandb.HASTY_TIMEOUT_S", 0.0)
     read = read_run
     monkeypatch.setattr("orchestrator.trackers.wandb.read_run", lambda path: dataclasses.replace(read(path), history=()))
-    outcome = publish(folder, FIRST, mode=WandbMode.OFFLINE)
-    assert outcome.done == [False]
+    outcome = publish(folder, FIRST, SECOND, mode=WandbMode.OFFLINE)
+    assert outcome.done == [False, False]
+    assert len(outcome.warnings) == 1
     assert "is the disk full?" in outcome.warnings[0]
     assert not folders(folder)
     monkeypatch.undo()
     assert publish(folder, FIRST, mode=WandbMode.OFFLINE).done == [True]
+
+
+def test_settings_that_the_library_refuses_raise_nothing(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "soon")
+    outcome = publish(folder, FIRST, SECOND, mode=WandbMode.OFFLINE)
+    assert outcome.done == [False, False]
+    assert len(outcome.warnings) == 1
+    assert f"could not publish {FIRST.arm} r0 (ValidationError:" in outcome.warnings[0]
 
 
 def test_a_file_of_another_kind_is_not_read(tmp_path: pathlib.Path) -> None:
