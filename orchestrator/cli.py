@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options = parser().parse_args(arguments)
+    options.again = shlex.join(["python", "launch.py", *(sys.argv[1:] if arguments is None else arguments)])
     options.workers = options.workers or max(1, min(4, os.cpu_count() or 1))
     from orchestrator import commands
 

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     console.print("\n".join(summary_lines(view)), highlight=False, markup=False, soft_wrap=True)
     ending, complete = _drive(context, ledger, options, console)
     if ending is Ending.INTERRUPTED:
-        console.print(f"stopped; nothing is lost. To go on: {_again(options)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"stopped; nothing is lost. To go on: {options.again}", highlight=False, markup=False, soft_wrap=True)
         return INTERRUPTED
     record = _record(context, ledger)
     page = _write_report(context, record)
@@ -188,7 +188,3 @@ def _stdout() -> Console:
     """A console that writes whole tables into pipes and files, whatever the width of the terminal that is not there."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
-
-
-def _again(options: argparse.Namespace) -> str:
-    return " ".join(["python launch.py", options.study, *(f"--set {setting}" for setting in options.set)])

@@ -21,12 +21,10 @@ from rich.console import Console
 
 from orchestrator.ledger import Ledger
 from orchestrator.spec import study_record
-from orchestrator.trackers.base import StudyHeader, Tracker
-from orchestrator.trackers.mode import ResolvedMode, WandbMode, resolve_mode
+from orchestrator.trackers import ResolvedMode, StudyHeader, Tracker, WandbMode, WandbTracker, resolve_mode
 
 POLL_S = 1.0
 DRAIN_S = 60.0  # that a finished run waits for its last trials to be copied
-TRACKER = "wandb"
 
 
 class Publisher:
@@ -60,7 +58,7 @@ class Publisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None and self._process is None and self._ledger.unpublished(self._study, TRACKER):
+        if kind is None and self._process is None and self._left():
             self.start()
         if self._process is None or self._process.stdin is None:
             return
@@ -70,15 +68,21 @@ class Publisher:
             self._process.wait(DRAIN_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-        left = len(self._ledger.unpublished(self._study, TRACKER))
+        left = self._left()
         if left:
             text = f"W&B: {left} trials were not copied yet (see {self._folder / 'logs' / 'wandb.log'}); the next run copies them"
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def _left(self) -> int:
+        """Finished trials that W&B does not have."""
+        if self._mode.mode is WandbMode.DISABLED:
+            return 0
+        return len(self._ledger.unpublished(self._study, f"wandb-{self._mode.mode}"))
+
 
 def publish_all(ledger: Ledger, study: str, tracker: Tracker, leave: threading.Event) -> None:
     """Copies every finished trial that the tracker does not have, one after the other."""
-    keys = ledger.unpublished(study, TRACKER)
+    keys = ledger.unpublished(study, tracker.name)
     if not keys:
         return
     shown: set[str] = set()
@@ -86,7 +90,7 @@ def publish_all(ledger: Ledger, study: str, tracker: Tracker, leave: threading.E
         if leave.is_set():
             return
         if trial.key not in shown and tracker.publish(trial):
-            ledger.mark_published(study, TRACKER, trial.key)
+            ledger.mark_published(study, tracker.name, trial.key)
         shown.add(trial.key)
 
 
@@ -111,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     while not leave.is_set():
         last = over.wait(POLL_S)
         spec = ledger.study_spec(given.study)
-        if spec is not None and (opened or ledger.unpublished(given.study, TRACKER)):
+        if spec is not None and (opened or ledger.unpublished(given.study, tracker.name)):
             if not opened:
                 tracker.open(StudyHeader.of(study_record(spec, ())))
                 opened = True
@@ -124,9 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tracker(folder: pathlib.Path, mode: WandbMode) -> Tracker:
-    from orchestrator.trackers.wandb import WandbTracker
-
+def _tracker(folder: pathlib.Path, mode: WandbMode) -> WandbTracker:
     return WandbTracker(folder / "wandb", mode=mode, warn=lambda text: print(text, file=sys.stderr, flush=True))
 
 
