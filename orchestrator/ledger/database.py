@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from orchestrator.errors import LedgerError
 
 BUSY_S = 60
+# SQLite's own reach us where we begin transactions and set connections up on the driver's connection.
+DATABASE_ERRORS = (exc.DBAPIError, exc.TimeoutError, sqlite3.Error)
 CHUNK = 1000  # keys in one IN clause; SQLite allows 32,766 parameters
 
 
@@ -51,7 +54,7 @@ class Database:
     def _explained(self) -> Generator[None]:
         try:
             yield
-        except (exc.DBAPIError, exc.TimeoutError) as error:
+        except DATABASE_ERRORS as error:
             raise explain(error, self._engine.url) from error
 
 
@@ -67,9 +70,10 @@ def place(url: sa.URL) -> str:
     return hidden.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
-def explain(error: exc.SQLAlchemyError, url: sa.URL) -> LedgerError:
+def explain(error: exc.SQLAlchemyError | sqlite3.Error, url: sa.URL) -> LedgerError:
     """The error in the message form: what happened, where, and what to do. Never a password."""
-    said = _without_secrets(str(error.orig if isinstance(error, exc.DBAPIError) else error).strip().splitlines()[0], url)
+    lines = str(error.orig if isinstance(error, exc.DBAPIError) else error).strip().splitlines()
+    said = _without_secrets(lines[0] if lines else type(error).__name__, url)
     for words, what, fix in _TRANSIENT:
         if any(word in said.lower() for word in words):
             return LedgerUnavailableError(what, found=f"{said} ({place(url)})", fix=fix)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from orchestrator.errors import LedgerError
-from orchestrator.ledger.database import BUSY_S, explain, place
+from orchestrator.ledger.database import BUSY_S, DATABASE_ERRORS, explain, place
 from orchestrator.ledger.schema import REVISION
 
 MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
@@ -42,7 +42,7 @@ def open_engine(url_or_path: str | pathlib.Path, *, create: bool) -> sa.Engine:
             if found is None and not create:
                 raise _no_ledger(place(url))
             _migrate(engine)
-    except exc.SQLAlchemyError as error:
+    except DATABASE_ERRORS as error:
         engine.dispose()
         raise explain(error, url) from error
     except BaseException:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
 import math
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Generator
 
 import pytest
@@ -586,6 +588,32 @@ def test_processes_that_lease_at_once_share_no_trial(url: str) -> None:
         assert len(done) == len(set(done)) == 400
         assert set(states(ledger).values()) == {TrialState.COMPLETE}
         assert {record.attempts for record in ledger.trial_records(STUDY, with_rungs=False)} == {1}
+
+
+def test_a_heartbeat_in_a_thread_does_not_disturb_recording(ledger: Ledger) -> None:
+    ledger.insert_plan(plan(6))
+    worker = register(ledger)
+    leases = ledger.lease(STUDY, worker, 6, lease_s=LEASE_S)
+    recorded = threading.Event()
+
+    def beat() -> int:
+        beats = 0
+        while not recorded.is_set():
+            assert len(ledger.renew(worker, LEASE_S)) == 6
+            ledger.expire(STUDY)
+            beats += 1
+        return beats
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        beating = [threads.submit(beat) for _ in range(2)]
+        try:
+            for step in range(1, 40):
+                said = ledger.record(worker, [rung(lease, step, val_nll=1.0) for lease in reversed(leases)])
+                assert all(said.values())
+        finally:
+            recorded.set()
+        assert all(future.result() > 0 for future in beating)
+    assert {len(record.rungs) for record in ledger.trial_records(STUDY)} == {39}
 
 
 def test_a_database_that_goes_away_is_said_to_be_out_of_reach(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,181 @@
+"""Two workers and a driver do what they may in any order, and a model in plain Python says what must come of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+import sqlite3
+import tempfile
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from orchestrator.ledger import Entry, Leased, Ledger
+from orchestrator.records import TrialState
+from tests.ledgers import LEASE_S, STUDY, plan, register
+
+KEYS = tuple(f"t{number:04d}" for number in range(5))
+MAX_FAILURES = 2
+TEMPLATE = pathlib.Path(tempfile.mkdtemp(prefix="tessera-machine-")) / "template.sqlite"
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Model:
+    """What the ledger must hold of one trial."""
+
+    state: TrialState = TrialState.PLANNED
+    fence: int = 0
+    worker: int = 0
+    live: bool = False
+    failures: int = 0
+    curve: dict[int, float] = dataclasses.field(default_factory=dict[int, float])
+    ends: int = 0  # how often it reached a result
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Each rule is one call, checked against the model; the invariants compare all that is stored."""
+
+    leases = Bundle("leases")
+    workers = st.integers(0, 1)
+    steps = st.integers(1, 4)
+
+    @initialize()
+    def begin(self) -> None:
+        if not TEMPLATE.exists():
+            Ledger.open(TEMPLATE).close()
+        self.folder = tempfile.TemporaryDirectory(prefix="tessera-machine-")
+        self.path = shutil.copy(TEMPLATE, self.folder.name)
+        self.ledger = Ledger.open(self.path)
+        self.ledger.insert_plan(plan(len(KEYS)))
+        self.ids = [register(self.ledger, "first"), register(self.ledger, "second")]
+        self.model = {key: Model() for key in KEYS}
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        self.folder.cleanup()
+
+    def held(self, worker: int) -> set[str]:
+        return {key for key, trial in self.model.items() if trial.state is TrialState.LEASED and trial.worker == worker}
+
+    def is_live(self, worker: int, lease: Leased) -> bool:
+        trial = self.model[lease.key]
+        return lease.key in self.held(worker) and trial.live and trial.fence == lease.fence
+
+    @rule(target=leases, who=workers, n=st.integers(1, 3), lives=st.booleans())
+    def lease(self, who: int, n: int, lives: bool) -> object:
+        got = self.ledger.lease(STUDY, self.ids[who], n, lease_s=LEASE_S if lives else -1)
+        waiting = [key for key in KEYS if self.model[key].state.is_waiting]
+        assert [lease.key for lease in got] == waiting[:n]
+        for lease in got:
+            trial = self.model[lease.key]
+            assert (lease.fence, lease.attempt) == (trial.fence + 1, trial.fence + 1)
+            trial.state, trial.fence, trial.worker, trial.live = TrialState.LEASED, lease.fence, self.ids[who], lives
+        return multiple(*((self.ids[who], lease) for lease in got))
+
+    @rule(who=workers, lives=st.booleans())
+    def renew(self, who: int, lives: bool) -> None:
+        live = {key for key in self.held(self.ids[who]) if self.model[key].live}
+        assert self.ledger.renew(self.ids[who], LEASE_S if lives else -1) == live
+        for key in live:
+            self.model[key].live = lives
+
+    @rule(of=leases, step=steps, value=st.floats(0, 1))
+    def record(self, of: tuple[int, Leased], step: int, value: float) -> None:
+        self._record(*of, step, value, None)
+
+    @rule(
+        of=leases,
+        step=steps,
+        value=st.floats(0, 1),
+        outcome=st.sampled_from([TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED]),
+    )
+    def finish(self, of: tuple[int, Leased], step: int, value: float, outcome: TrialState) -> None:
+        self._record(*of, step, value, outcome)
+
+    @rule(of=leases, step=steps, other=workers)
+    def record_in_anothers_name(self, of: tuple[int, Leased], step: int, other: int) -> None:
+        self._record(self.ids[other], of[1], step, 0.5, TrialState.COMPLETE if of[0] != self.ids[other] else None)
+
+    def _record(self, worker: int, lease: Leased, step: int, value: float, outcome: TrialState | None) -> None:
+        live = self.is_live(worker, lease)
+        entry = Entry(key=lease.key, fence=lease.fence, step=step, metrics={"val/nll": value}, outcome=outcome)
+        assert self.ledger.record(worker, [entry]) == {lease.key: live}
+        if live:
+            trial = self.model[lease.key]
+            trial.curve = {known: said for known, said in trial.curve.items() if known < step} | {step: value}
+            if outcome is not None:
+                trial.state, trial.ends = outcome, trial.ends + 1
+
+    @rule(of=leases)
+    def fail(self, of: tuple[int, Leased]) -> None:
+        worker, lease = of
+        trial = self.model[lease.key]
+        expected = None
+        if self.is_live(worker, lease):
+            trial.failures += 1
+            trial.state = expected = TrialState.FAILED if trial.failures >= MAX_FAILURES else TrialState.PLANNED
+        assert self.ledger.fail(worker, lease.key, lease.fence, "it raised", max_failures=MAX_FAILURES) is expected
+
+    @rule(who=workers, of=st.sets(st.sampled_from(KEYS)), state=st.sampled_from([TrialState.PREEMPTED, TrialState.PLANNED]))
+    def release(self, who: int, of: set[str], state: TrialState) -> None:
+        mine = self.held(self.ids[who]) & of
+        assert self.ledger.release(self.ids[who], keys=of, state=state, reason="told to") == len(mine)
+        for key in mine:
+            self.model[key].state = state
+
+    @rule()
+    def expire(self) -> None:
+        late = {key for key, trial in self.model.items() if trial.state is TrialState.LEASED and not trial.live}
+        assert set(self.ledger.expire(STUDY, max_lost=None)) == late
+        for key in late:
+            self.model[key].state = TrialState.LOST
+
+    @rule(who=workers)
+    def bury(self, who: int) -> None:
+        lost = self.held(self.ids[who])
+        self.ledger.worker_ended(self.ids[who], exit_code=-9)
+        assert set(self.ledger.release_dead(STUDY, [self.ids[who]], max_lost=None)) == lost
+        for key in lost:
+            self.model[key].state = TrialState.LOST
+        self.ids[who] = register(self.ledger, "next")
+
+    @rule()
+    def retry(self) -> None:
+        failed = [trial for trial in self.model.values() if trial.state is TrialState.FAILED]
+        assert self.ledger.retry(STUDY) == len(failed)
+        for trial in failed:
+            trial.state, trial.failures = TrialState.PLANNED, 0
+
+    @rule(n=st.integers(1, len(KEYS)))
+    def plan_again(self, n: int) -> None:
+        self.ledger.insert_plan(plan(n))
+        self.ledger.insert_plan(plan(len(KEYS)))
+
+    @rule(of=consumes(leases))
+    def forget(self, of: tuple[int, Leased]) -> None:
+        """Keeps the bundle from filling with stale leases."""
+
+    @invariant()
+    def holds_what_the_model_says(self) -> None:
+        for record in self.ledger.trial_records(STUDY):
+            trial = self.model[record.key]
+            assert (record.state, record.attempts) == (trial.state, trial.fence)
+            assert {rung.step: rung.metrics["val/nll"] for rung in record.rungs} == trial.curve
+            assert trial.ends == (record.state in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED))
+
+    @invariant()
+    def agrees_with_itself(self) -> None:
+        connection = sqlite3.connect(self.path)
+        queue = """SELECT count(*) FROM memberships m JOIN trials t ON t.key = m.trial
+            WHERE m.waiting <> (t.state IN ('planned', 'preempted', 'lost'))"""
+        attempts = """SELECT count(*) FROM trials t WHERE t.fence <> (SELECT count(*) FROM attempts a WHERE a.trial = t.key)
+            OR (t.state = 'leased') <> EXISTS (SELECT 1 FROM attempts a WHERE a.trial = t.key AND a.ended_at IS NULL)"""
+        found = [connection.execute(query).fetchone()[0] for query in (queue, attempts)]
+        connection.close()
+        assert found == [0, 0]
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
