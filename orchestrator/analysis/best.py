@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from orchestrator.analysis.metrics import direction_of
-from orchestrator.analysis.paired import paired_effect
-from orchestrator.analysis.summary import replicate_values, summarise
+from orchestrator.analysis.paired import t_interval
+from orchestrator.analysis.summary import mean_of, means_of, replicate_values
 from orchestrator.records import StudyRecord
 
 
@@ -18,8 +16,7 @@ def best_arms(record: StudyRecord, metric: str) -> tuple[str, ...]:
     Empty for a metric of which neither direction is better, and where fewer than two arms have a mean.
     """
     direction = direction_of(record, metric)
-    means = {row.name: row.means[metric].mean for row in summarise(record) if metric in row.means}
-    means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+    means = {name: mean.mean for name, mean in means_of(record, metric).items() if math.isfinite(mean.mean)}
     if not direction or len(means) < 2:
         return ()
     lead = (max if direction == "maximize" else min)(means, key=lambda name: means[name])
@@ -33,5 +30,5 @@ def _alike(record: StudyRecord, lead: str, other: str, metric: str) -> bool:
     paired = sorted(ours.keys() & theirs.keys())
     if len(paired) < 2:
         return False
-    effect = paired_effect(np.array([ours[index] for index in paired]), np.array([theirs[index] for index in paired]))
-    return effect.low <= 0 <= effect.high
+    low, high = t_interval(mean_of([theirs[index] - ours[index] for index in paired]))
+    return low <= 0 <= high

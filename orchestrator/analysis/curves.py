@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 
 from orchestrator.analysis.summary import Mean, mean_of
+from orchestrator.analysis.trials import trials_of
 from orchestrator.records import Phase, StudyRecord, TrialRecord, TrialState
 
 
@@ -35,7 +36,7 @@ def curves(record: StudyRecord, metric: str) -> tuple[Curve, ...]:
     """
     found: list[Curve] = []
     for arm in record.arms:
-        trials = [trial for trial in record.of(arm.name, Phase.REPLICATE) if any(metric in rung.metrics for rung in trial.rungs)]
+        trials = [trial for trial in trials_of(record, arm.name, Phase.REPLICATE) if any(metric in rung.metrics for rung in trial.rungs)]
         trials = [trial for trial in trials if trial.state is TrialState.COMPLETE] or trials
         if curve := _curve(arm.name, trials, metric):
             found.append(curve)

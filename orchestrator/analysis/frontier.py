@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.analysis.metrics import direction_of
-from orchestrator.analysis.summary import Mean, summarise
+from orchestrator.analysis.summary import Mean, means_of
 from orchestrator.records import StudyRecord
 
 
@@ -30,7 +30,9 @@ class FrontierPoint:
 
 def frontier(record: StudyRecord, metrics: Sequence[str]) -> tuple[FrontierPoint, ...]:
     """The arms that have a finite mean in every metric, in the order of the study file. A metric of no direction is minimised."""
-    rows = [(row.name, tuple(row.means[metric] for metric in metrics)) for row in summarise(record) if row.means.keys() >= set(metrics)]
+    found = [means_of(record, metric) for metric in metrics]
+    names = [arm.name for arm in record.arms if all(arm.name in means for means in found)]
+    rows = [(name, tuple(means[name] for means in found)) for name in names]
     rows = [(name, means) for name, means in rows if all(np.isfinite(mean.mean) for mean in means)]
     signs = np.array([-1.0 if direction_of(record, metric) == "maximize" else 1.0 for metric in metrics])
     points = np.array([[mean.mean for mean in means] for _, means in rows], dtype=np.float64).reshape(len(rows), len(metrics))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from orchestrator.records import Phase, StudyRecord, TrialRecord, TrialState
 
 _TEST_ORDER = ("test/nll", "test/error", "test/accuracy", "test/ece", "test/brier", "test/diversity", "test/member_nll")
+_MAIN_TEST = ("test/nll", "test/error", "test/accuracy", "test/ece", "test/diversity")
 _CORRUPTED = ("corrupted/nll", "corrupted/error")
 _COST_ORDER = ("cost/train_gflops", "cost/parameters")
 _LESS_IS_BETTER = frozenset({"nll", "error", "ece", "brier", "loss", "fpr95"})
@@ -52,7 +53,7 @@ def columns(record: StudyRecord) -> tuple[str, ...]:
 
 def main_columns(record: StudyRecord) -> tuple[str, ...]:
     """The columns that a page has room for: objectives, the usual test and corrupted metrics, and the usual costs."""
-    usual = {objective.metric for objective in record.objectives} | {*_TEST_ORDER[:6], *_CORRUPTED, *_COST_ORDER}
+    usual = {objective.metric for objective in record.objectives} | {*_MAIN_TEST, *_CORRUPTED, *_COST_ORDER}
     shown = columns(record)
     return tuple(metric for metric in shown if metric in usual) or shown
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+from orchestrator.analysis.trials import trials_of
 from orchestrator.records import ArmRecord, Phase, StudyRecord, TrialRecord, TrialState
 
 NOT_PLANNED = "not planned yet"  # replicates are planned once their arm's tuning is finished
@@ -55,7 +56,7 @@ def missing(record: StudyRecord) -> tuple[Missing, ...]:
 
 
 def _entry(record: StudyRecord, arm: ArmRecord, phase: Phase) -> Missing:
-    trials = list(record.of(arm.name, phase))
+    trials = list(trials_of(record, arm.name, phase))
     planned = max(len(trials), arm.tune_trials if phase is Phase.TUNE else arm.replicates)
     counts = Counter((trial.state.value, first_line(trial.reason)) for trial in trials if not _counts(trial))
     if planned > len(trials):

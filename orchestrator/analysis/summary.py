@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 
 from orchestrator.analysis.metrics import columns, final_value, is_cost
+from orchestrator.analysis.trials import trials_of
 from orchestrator.records import ArmRecord, Phase, StudyRecord, TrialState
 
 
@@ -58,12 +58,14 @@ def mean_of(values: Sequence[float]) -> Mean:
         return Mean(mean=sum(values), se=math.nan, n=n)
     if n == 1 or min(values) == max(values):  # a cost that all replicates share has no rounding error to show
         return Mean(mean=values[0], se=math.nan if n == 1 else 0.0, n=n)
-    return Mean(mean=statistics.fmean(values), se=statistics.stdev(values) / math.sqrt(n), n=n)
+    mean = math.fsum(values) / n
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return Mean(mean=mean, se=math.sqrt(variance / n), n=n)
 
 
 def replicate_values(record: StudyRecord, arm: str, metric: str) -> dict[int, float]:
     """The metric of each finished replicate of an arm, by the replicate's index."""
-    done = (trial for trial in record.of(arm, Phase.REPLICATE) if trial.state is TrialState.COMPLETE)
+    done = (trial for trial in trials_of(record, arm, Phase.REPLICATE) if trial.state is TrialState.COMPLETE)
     found = {trial.index: final_value(trial, metric) for trial in done}
     return {index: value for index, value in found.items() if value is not None}
 
@@ -74,19 +76,30 @@ def summarise(record: StudyRecord) -> tuple[ArmSummary, ...]:
     return tuple(_row(record, arm, metrics) for arm in record.arms)
 
 
+def means_of(record: StudyRecord, metric: str) -> dict[str, Mean]:
+    """The mean of each arm that has one in a metric, in the order of the study file."""
+    found = {arm.name: _mean(record, arm.name, metric) for arm in record.arms}
+    return {name: mean for name, mean in found.items() if mean.n}
+
+
 def _row(record: StudyRecord, arm: ArmRecord, metrics: Sequence[str]) -> ArmSummary:
-    done = sum(trial.state is TrialState.COMPLETE for trial in record.of(arm.name, Phase.REPLICATE))
+    done = sum(trial.state is TrialState.COMPLETE for trial in trials_of(record, arm.name, Phase.REPLICATE))
     means: dict[str, Mean] = {}
     for metric in metrics:
-        values = list(replicate_values(record, arm.name, metric).values()) or _known_cost(record, arm.name, metric)
-        if values:
-            means[metric] = mean_of(values)
+        mean = _mean(record, arm.name, metric)
+        if mean.n:
+            means[metric] = mean
     return ArmSummary(name=arm.name, baseline=arm.baseline, n=done, planned=arm.replicates, means=means)
+
+
+def _mean(record: StudyRecord, arm: str, metric: str) -> Mean:
+    return mean_of(list(replicate_values(record, arm, metric).values()) or _known_cost(record, arm, metric))
 
 
 def _known_cost(record: StudyRecord, arm: str, metric: str) -> list[float]:
     """A cost that all trials of the arm agree on, for an arm of which no replicate is finished."""
     if not is_cost(metric):
         return []
-    known = {trial.cost[metric] for trial in record.trials if trial.arm == arm and metric in trial.cost}
+    trials = [trial for phase in Phase for trial in trials_of(record, arm, phase)]
+    known = {trial.cost[metric] for trial in trials if metric in trial.cost}
     return list(known) if len(known) == 1 else []

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
+from orchestrator.analysis.trials import trials_of
 from orchestrator.keys import FlatConfig
 from orchestrator.records import ArmRecord, Phase, StudyRecord, TrialRecord, TrialState
 
@@ -62,7 +63,7 @@ def tuning(record: StudyRecord) -> tuple[ArmTuning, ...]:
 
 
 def _arm(record: StudyRecord, arm: ArmRecord) -> ArmTuning:
-    points = tuple(_point(record, arm, trial) for trial in record.of(arm.name, Phase.TUNE))
+    points = tuple(_point(record, arm, trial) for trial in trials_of(record, arm.name, Phase.TUNE))
     return ArmTuning(
         arm=arm.name,
         planned=arm.tune_trials,

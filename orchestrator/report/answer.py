@@ -31,104 +31,115 @@ class Answer:
 
     Attributes:
         standing: How far the question is answered.
-        headline: One sentence about the arm that leads.
-        detail: Sentences about the other arms; may be empty.
+        claim: One sentence about the arm that leads, without its full stop.
+        evidence: The interval and the p behind it; may be empty.
+        detail: Further sentences; may be empty.
     """
 
     standing: Standing
-    headline: str
-    detail: str
+    claim: str
+    evidence: str = ""
+    detail: str = ""
+
+    @property
+    def headline(self) -> str:
+        """Claim and evidence as one sentence."""
+        return f"{self.claim} ({self.evidence})." if self.evidence else f"{self.claim}."
 
 
 def answer(record: StudyRecord) -> Answer:
     """The answer of a study, in words."""
     metric, baseline, rows = quality_metric(record), baseline_of(record), summarise(record)
     if not metric:
-        return Answer(
-            standing=Standing.OPEN, headline="The study has no objective beside costs, so there is nothing to compare.", detail=""
-        )
+        return Answer(standing=Standing.OPEN, claim="The study has no objective beside costs, so there is nothing to compare")
     done, planned = sum(row.n for row in rows), sum(row.planned for row in rows)
     if not done:
-        return Answer(standing=Standing.OPEN, headline=f"No answer yet: none of {counted(planned, 'replicate')} is finished.", detail="")
-    if not baseline:
+        return Answer(standing=Standing.OPEN, claim=f"No answer yet: none of {counted(planned, 'replicate')} is finished")
+    if not baseline or len(rows) == 1:
         return _described(record, metric, rows)
     if not next(row.n for row in rows if row.name == baseline):
-        headline = f"No answer yet: the baseline {baseline} has no finished replicate."
-        return Answer(standing=Standing.OPEN, headline=headline, detail="")
+        return Answer(standing=Standing.OPEN, claim=f"No answer yet: the baseline {baseline} has no finished replicate")
     found = [effect for effect in effects(record, metric) if math.isfinite(effect.effect.mean)]
     if not found:
-        headline = f"No answer yet: no arm shares a finished replicate of finite {label(metric)} with the baseline {baseline}."
-        return Answer(standing=Standing.OPEN, headline=headline, detail="")
-    return _compared(metric, found, better=1.0 if direction_of(record, metric) == "maximize" else -1.0)
+        claim = f"No answer yet: no arm shares a finished replicate of finite {label(metric)} with the baseline {baseline}"
+        return Answer(standing=Standing.OPEN, claim=claim)
+    unknown = [effect.arm for effect in effects(record, metric) if effect.effect.n and not math.isfinite(effect.effect.mean)]
+    return _compared(metric, found, unknown, better=1.0 if direction_of(record, metric) == "maximize" else -1.0)
 
 
-def _compared(metric: str, found: Sequence[ArmEffect], *, better: float) -> Answer:
+def _compared(metric: str, found: Sequence[ArmEffect], unknown: list[str], *, better: float) -> Answer:
     """The lead is the largest resolved gain; without one, the arm that is nearest to a gain."""
     ranked = sorted(found, key=lambda effect: -better * effect.effect.mean)
     gains = [effect for effect in ranked if effect.resolved and better * effect.effect.mean > 0]
     lead = gains[0] if gains else ranked[0]
     rest = [effect for effect in found if effect is not lead]
-    headline = _resolved(lead, metric, len(found)) if lead.resolved else _unresolved(lead, metric, len(found))
-    if lead.effect.n == 1:
-        return Answer(standing=Standing.NOT_RESOLVED, headline=headline, detail="")
+    decimals = decimals_of_error(lead.effect.se)
+    claim = _gain_or_loss(lead, metric, decimals) if lead.resolved else _difference(lead, metric, decimals)
     if lead.resolved and not gains and rest:
-        headline = f"No arm has a {'lower' if better < 0 else 'higher'} {label(metric)} than {lead.baseline}. The nearest: {headline}"
-    standing = Standing.RESOLVED if lead.resolved else Standing.NOT_RESOLVED
-    return Answer(standing=standing, headline=headline, detail=_others(rest, metric, len(found)))
-
-
-def _resolved(effect: ArmEffect, metric: str, compared: int) -> str:
-    found = effect.effect
-    decimals = decimals_of_error(found.se)
-    change = f"{'lowers' if found.mean < 0 else 'raises'} {label(metric)} by {_size(effect, decimals)}"
-    return f"{effect.arm} {change} against {effect.baseline} ({_evidence(effect, decimals, compared)})."
-
-
-def _unresolved(effect: ArmEffect, metric: str, compared: int) -> str:
-    found = effect.effect
-    decimals = decimals_of_error(found.se)
-    if found.n == 1:
-        difference = fixed(found.mean, decimals, sign=True)
-        enough = fewest_replicates(ALPHA / compared)
-        return (
-            f"Not resolved: with one replicate there is no interval. {effect.arm} differs from {effect.baseline} by {difference} "
-            f"in {label(metric)}; {enough} replicates are the fewest that could resolve it."
-        )
-    if found.mean == 0 and found.se == 0:
-        return f"Not resolved: {effect.arm} and {effect.baseline} have the same {label(metric)} in each of {found.n} replicates."
-    difference = f"{fixed(found.mean, decimals, sign=True)} ± {fixed(found.se, decimals)}"
-    return (
-        f"Not resolved: {effect.arm} differs from {effect.baseline} by {difference} in {label(metric)} "
-        f"({_evidence(effect, decimals, compared)}). It would take about {needed_text(effect.needed)} replicates to resolve a "
-        "difference of this size and spread."
+        claim = f"No arm has a {'lower' if better < 0 else 'higher'} {label(metric)} than {lead.baseline}; the nearest, {claim}"
+    return Answer(
+        standing=Standing.RESOLVED if lead.resolved else Standing.NOT_RESOLVED,
+        claim=claim,
+        evidence=_evidence(lead, decimals, len(found)),
+        detail=" ".join(filter(None, [_what_it_takes(lead, len(found)), *_others(rest, metric), _infinite(unknown)])),
     )
 
 
-def _size(effect: ArmEffect, decimals: int) -> str:
-    size = fixed(abs(effect.effect.mean), decimals)
-    return f"{size} ± {fixed(effect.effect.se, decimals)}" if effect.effect.se > 0 else f"{size} in every replicate"
+def _gain_or_loss(effect: ArmEffect, metric: str, decimals: int) -> str:
+    found = effect.effect
+    size = fixed(abs(found.mean), decimals)
+    size = f"{size} ± {fixed(found.se, decimals)}" if found.se > 0 else f"{size} in every replicate"
+    return f"{effect.arm} {'lowers' if found.mean < 0 else 'raises'} {label(metric)} by {size} against {effect.baseline}"
+
+
+def _difference(effect: ArmEffect, metric: str, decimals: int) -> str:
+    found = effect.effect
+    if found.mean == 0 and found.se == 0:
+        return f"Not resolved: {effect.arm} and {effect.baseline} have the same {label(metric)} in each of {found.n} replicates"
+    error = f" ± {fixed(found.se, decimals)}" if found.se > 0 else ""
+    size = f"{fixed(found.mean, decimals, sign=True)}{error}"
+    return f"Not resolved: {effect.arm} differs from {effect.baseline} by {size} in {label(metric)}"
 
 
 def _evidence(effect: ArmEffect, decimals: int, compared: int) -> str:
     found = effect.effect
-    holm = f", corrected for {compared} arms {p_text(effect.p_holm)}" if compared > 1 else ""
+    if math.isnan(found.p):
+        return "one replicate, so there is no interval"
     p = p_text(found.p)
+    holm = f", corrected for {compared} arms {p_text(effect.p_holm)}" if compared > 1 else ""
     interval = f"{fixed(found.low, decimals)} to {fixed(found.high, decimals)}"
-    return f"95 % interval {interval}, p {p if p.startswith('<') else '= ' + p}{holm}, {counted(found.n, 'paired replicate')}"
+    return f"95\u00a0% interval {interval}, p {p if p.startswith('<') else '= ' + p}{holm}, {counted(found.n, 'paired replicate')}"
 
 
-def _others(rest: Sequence[ArmEffect], metric: str, compared: int) -> str:
-    """What the other arms do, in a sentence for each kind."""
+def _what_it_takes(lead: ArmEffect, compared: int) -> str:
+    """How many replicates would resolve the lead; empty if it is resolved."""
+    if lead.resolved:
+        return ""
+    fewest = fewest_replicates(ALPHA / compared)
+    if lead.effect.n < fewest:
+        over = f" over {compared} arms" if compared > 1 else ""
+        return (
+            f"With {counted(lead.effect.n, 'replicate')} no difference can be resolved, however large: an exact test{over} takes "
+            f"at least {fewest}." + (f" This one takes about {needed_text(lead.needed)}." if fewest < lead.needed < math.inf else "")
+        )
+    if math.isinf(lead.needed):
+        return ""
+    return f"It would take about {needed_text(lead.needed)} replicates to resolve a difference of this size and spread."
+
+
+def _others(rest: Sequence[ArmEffect], metric: str) -> list[str]:
+    """What the other arms do, in a sentence for each kind; nothing where no interval is known."""
+    rest = [effect for effect in rest if not math.isnan(effect.effect.p)]
     kinds = {
         f"Lower {label(metric)}: ": [effect.arm for effect in rest if effect.resolved and effect.effect.mean < 0],
         f"Higher {label(metric)}: ": [effect.arm for effect in rest if effect.resolved and effect.effect.mean > 0],
         "Not resolved: ": [_with_needed(effect) for effect in rest if not effect.resolved],
     }
-    sentences = [f"{words}{listed(_shortened(names))}." for words, names in kinds.items() if names]
-    most = max((effect.effect.n for effect in rest), default=0)
-    if (fewest := fewest_replicates(ALPHA / compared)) > most > 1 and rest:
-        sentences.append(f"With {counted(compared, 'arm')} to compare, no effect can be resolved by fewer than {fewest} replicates.")
-    return " ".join(sentences)
+    return [f"{words}{listed(_shortened(names))}." for words, names in kinds.items() if names]
+
+
+def _infinite(unknown: list[str]) -> str:
+    return f"Not finite in some replicate: {listed(_shortened(unknown))}." if unknown else ""
 
 
 def _with_needed(effect: ArmEffect) -> str:
@@ -145,14 +156,13 @@ def _described(record: StudyRecord, metric: str, rows: Sequence[ArmSummary]) -> 
     """Without a baseline: which arm has the best mean."""
     known = [(row.name, row.means[metric]) for row in rows if metric in row.means and math.isfinite(row.means[metric].mean)]
     if not known:
-        headline = f"No answer yet: no arm has a finite {label(metric)}."
-        return Answer(standing=Standing.OPEN, headline=headline, detail="")
+        return Answer(standing=Standing.OPEN, claim=f"No answer yet: no arm has a finite {label(metric)}")
     most = direction_of(record, metric) == "maximize"
     name, mean = (max if most else min)(known, key=lambda item: item[1].mean)
     value = f"{with_error(mean, decimals_of_error(mean.se))} over {counted(mean.n, 'replicate')}"
     if len(known) == 1:
-        headline = f"{name} reaches a {label(metric)} of {value}."
+        claim = f"{name} reaches a {label(metric)} of {value}"
     else:
-        headline = f"{name} has the {'highest' if most else 'lowest'} {label(metric)} of {len(known)} arms: {value}."
+        claim = f"{name} has the {'highest' if most else 'lowest'} {label(metric)} of {len(known)} arms: {value}"
     detail = "No arm is marked as the baseline, so no effect is computed." if len(rows) > 1 else ""
-    return Answer(standing=Standing.DESCRIBED, headline=headline, detail=detail)
+    return Answer(standing=Standing.DESCRIBED, claim=claim, detail=detail)

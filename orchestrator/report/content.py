@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
+import textwrap
 from collections.abc import Mapping
 
 from orchestrator.analysis.effects import baseline_of, effects
@@ -27,6 +29,14 @@ class EffectTable:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Paragraph:
+    """A paragraph of a docstring; one that is indented is shown as it was typed."""
+
+    text: str
+    typed: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
     """What a report says, as text.
 
@@ -41,6 +51,7 @@ class Content:
         more: The arms in all other metrics; None if there are none.
         effects: Of the metric that the answer is about; None without a baseline.
         more_effects: Of every other metric of which one way is better.
+        same_budget: Every arm was given as many tuning trials as every other.
         select: The metric that tuning selects by, in words, with its direction; empty without tuning.
         sampler: Of tuning.
         space: Tuned key to its search space in words.
@@ -53,7 +64,7 @@ class Content:
 
     name: str
     question: str
-    about: tuple[str, ...]
+    about: tuple[Paragraph, ...]
     answer: Answer
     banner: Banner | None
     baseline: str
@@ -61,6 +72,7 @@ class Content:
     more: Table | None
     effects: EffectTable | None
     more_effects: tuple[EffectTable, ...]
+    same_budget: bool
     select: str
     sampler: str
     space: Mapping[str, str]
@@ -80,12 +92,12 @@ def content_of(record: StudyRecord) -> Content:
     """What the report of a study says."""
     main, quality = main_columns(record), quality_metric(record)
     rest = tuple(metric for metric in columns(record) if metric not in main)
-    question, *about = paragraphs(record.question) or [record.name]
+    question, *about = paragraphs(record.question) or [Paragraph(text=record.name, typed=False)]
     judged = [metric for metric in columns(record) if metric != quality and not is_cost(metric) and direction_of(record, metric)]
     tables = [_effects(record, metric) for metric in judged]
     return Content(
         name=record.name,
-        question=question,
+        question=" ".join(question.text.split()),
         about=tuple(about),
         answer=answer(record),
         banner=banner(record),
@@ -94,6 +106,7 @@ def content_of(record: StudyRecord) -> Content:
         more=arm_table(record, rest) if rest else None,
         effects=_effects(record, quality) if quality else None,
         more_effects=tuple(table for table in tables if table is not None),
+        same_budget=len({arm.tune_trials for arm in record.arms}) == 1,
         select=f"{'highest' if record.select_direction == 'maximize' else 'lowest'} {label(record.select)}" if record.select else "",
         sampler=record.sampler,
         space=dict(record.nuisance),
@@ -105,14 +118,19 @@ def content_of(record: StudyRecord) -> Content:
     )
 
 
-def paragraphs(docstring: str) -> list[str]:
-    """The paragraphs of a docstring, each on one line.
+def paragraphs(docstring: str) -> list[Paragraph]:
+    """The paragraphs of a docstring, each on one line if it is not indented.
 
-    >>> paragraphs("Is it   so?\\n\\n  It may\\n  be.\\n")
+    >>> [row.text for row in paragraphs("Is it   so?\\n\\n  It may\\n  be.\\n")]
     ['Is it so?', 'It may be.']
     """
-    parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", docstring))
-    return [part for part in parts if part]
+    blocks = (block.strip("\n") for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring)))
+    return [_paragraph(block) for block in blocks if block.strip()]
+
+
+def _paragraph(block: str) -> Paragraph:
+    typed = all(line.startswith("    ") for line in block.splitlines())
+    return Paragraph(text=textwrap.dedent(block) if typed else " ".join(block.split()), typed=typed)
 
 
 def _effects(record: StudyRecord, metric: str) -> EffectTable | None:

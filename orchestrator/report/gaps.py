@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from orchestrator.analysis.missing import Missing, first_line, missing
+from orchestrator.analysis.trials import trials_of
 from orchestrator.records import Phase, StudyRecord, TrialState
 from orchestrator.report.words import state_words
 
@@ -69,4 +70,4 @@ def _line(entry: Missing) -> str:
 def _planned(record: StudyRecord, phase: Phase) -> int:
     """At least what the protocol gives; more where the ledger holds more."""
     given = {arm.name: arm.tune_trials if phase is Phase.TUNE else arm.replicates for arm in record.arms}
-    return sum(max(count, len(list(record.of(name, phase)))) for name, count in given.items())
+    return sum(max(count, len(trials_of(record, name, phase))) for name, count in given.items())

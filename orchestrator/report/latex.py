@@ -8,7 +8,6 @@ from orchestrator.analysis.metrics import main_columns
 from orchestrator.records import StudyRecord
 from orchestrator.report.number import MINUS
 from orchestrator.report.table import Cell, Column, Row, arm_table
-from orchestrator.report.words import short_heading
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -26,6 +25,7 @@ _SPECIAL = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "\n": " ",
+    "\u00a0": "~",
     MINUS: "$-$",
     "–": "--",
     "—": "---",
@@ -96,7 +96,7 @@ def latex(record: StudyRecord) -> str:
 
 
 def _head(column: Column) -> str:
-    return escape(f"{short_heading(column.metric)} {column.arrow}".strip())
+    return escape(f"{column.heading} {column.arrow}".strip())
 
 
 def _row(row: Row, *, with_n: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+from orchestrator.analysis.trials import trials_of
 from orchestrator.analysis.tuning import ArmTuning, tuning
 from orchestrator.keys import FlatConfig
 from orchestrator.records import Phase, StudyRecord
@@ -77,7 +78,7 @@ def origins(record: StudyRecord) -> tuple[ArmOrigin, ...]:
     """How each arm was made."""
     rows: list[ArmOrigin] = []
     for arm in record.arms:
-        replicates = list(record.of(arm.name, Phase.REPLICATE))
+        replicates = list(trials_of(record, arm.name, Phase.REPLICATE))
         cells = tuple(dict.fromkeys(trial.cell for trial in replicates))
         seeds = ", ".join(str(trial.seed) for trial in replicates[:_KEYS_SHOWN]) + (", …" if len(replicates) > _KEYS_SHOWN else "")
         selected = () if arm.selected is None else settings(arm.selected)

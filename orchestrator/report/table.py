@@ -12,7 +12,7 @@ from orchestrator.analysis.metrics import direction_of
 from orchestrator.analysis.summary import ArmSummary, Mean, summarise
 from orchestrator.records import StudyRecord
 from orchestrator.report.number import UNKNOWN, decimals_for, decimals_in, decimals_of_error, error_text, fixed, needed_text, p_text
-from orchestrator.report.words import heading, unit_of
+from orchestrator.report.words import short_heading, unit_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ def arm_table(record: StudyRecord, metrics: Sequence[str]) -> Table:
 def column(record: StudyRecord, metric: str) -> Column:
     """The head of a metric's column."""
     arrow = {"minimize": "↓", "maximize": "↑", "": ""}[direction_of(record, metric)]
-    return Column(metric=metric, heading=heading(metric), unit=unit_of(metric), arrow=arrow)
+    return Column(metric=metric, heading=short_heading(metric), unit=unit_of(metric), arrow=arrow)
 
 
 def effect_row(effect: ArmEffect) -> EffectRow:

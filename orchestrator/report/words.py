@@ -9,11 +9,11 @@ _SPLITS = {"test": "test", "val": "validation", "train": "training", "corrupted"
 _NAMES = {
     "nll": ("NLL", "nats"),
     "member_nll": ("NLL of single members", "nats"),
-    "error": ("error", "share of images"),
-    "accuracy": ("accuracy", "share of images"),
+    "error": ("error", "share"),
+    "accuracy": ("accuracy", "share"),
     "ece": ("ECE", ""),
     "brier": ("Brier score", ""),
-    "diversity": ("diversity", "KL between members, nats"),
+    "diversity": ("diversity", "KL, nats"),
     "train_gflops": ("training GFLOPs", "per image"),
     "inference_gflops": ("inference GFLOPs", "per image"),
     "parameters": ("parameters", ""),
@@ -58,7 +58,7 @@ def short_heading(metric: str) -> str:
     >>> short_heading("test/nll"), short_heading("corrupted/nll")
     ('NLL', 'Corrupted NLL')
     """
-    words = label(metric).removeprefix("test ").removeprefix("training ") if metric.startswith(("test/", "cost/")) else label(metric)
+    words = label(metric).removeprefix("test ")
     return words[:1].upper() + words[1:]
 
 

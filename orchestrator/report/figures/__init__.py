@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from orchestrator.analysis.effects import baseline_of
 from orchestrator.analysis.metrics import direction_of, quality_metric
-from orchestrator.analysis.summary import summarise
+from orchestrator.analysis.summary import means_of
 from orchestrator.records import StudyRecord
 from orchestrator.report.figures import theme
 from orchestrator.report.figures.chart import Figure
@@ -31,6 +31,6 @@ def figures(record: StudyRecord) -> tuple[Figure, ...]:
 def _colors(record: StudyRecord) -> Mapping[str, str]:
     metric = quality_metric(record)
     sign = -1.0 if direction_of(record, metric) == "maximize" else 1.0
-    ranked = sorted((sign * row.means[metric].mean, row.name) for row in summarise(record) if metric in row.means)
+    ranked = sorted((sign * mean.mean, name) for name, mean in means_of(record, metric).items())
     leading = [name for value, name in ranked if math.isfinite(value)]
     return theme.colors([arm.name for arm in record.arms], baseline_of(record), leading)

@@ -85,7 +85,7 @@ def log_marks(low: float, high: float, *, about: int) -> list[float]:
     """Round values from low to high for a logarithmic axis, as many as come near to a wished number.
 
     >>> log_marks(0.19, 1.5, about=4)
-    [0.2, 0.5, 1.0]
+    [0.2, 0.3, 0.5, 1.0]
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tried = [[float(f"{mark}e{power}") for power in powers for mark in marks] for marks in _MARKS]
@@ -96,6 +96,12 @@ def log_marks(low: float, high: float, *, about: int) -> list[float]:
 def by_arm(channel: Any, colors: Mapping[str, str]) -> Any:
     """A colour channel (`alt.Color`, `alt.Fill`) by arm, without a legend: arms are named where they are drawn."""
     return channel("arm:N", scale=alt.Scale(domain=list(colors), range=list(colors.values())), legend=None)
+
+
+def grey_words(colors: Mapping[str, str]) -> str:
+    """What a caption says of the arms that have no colour of their own."""
+    count = sum(color == theme.GREY for color in colors.values())
+    return f" The {len(theme.PALETTE)} best arms and the baseline are named; {count} others are grey." if count else ""
 
 
 def in_pixels(channel: Any, field: str) -> Any:

@@ -9,8 +9,8 @@ from orchestrator.analysis.curves import Curve, curves
 from orchestrator.analysis.metrics import curve_metric
 from orchestrator.records import StudyRecord
 from orchestrator.report.figures import theme
-from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, in_pixels, spec_of
-from orchestrator.report.figures.labels import spread
+from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, grey_words, in_pixels, spec_of
+from orchestrator.report.figures.labels import shortened, spread
 from orchestrator.report.number import decimals_of_error, with_error
 from orchestrator.report.words import axis_title, counted, heading, label
 
@@ -29,7 +29,7 @@ def curves_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | No
     return Figure(
         name="curves",
         title=f"Learning curves: {label(metric)}",
-        caption=f"Mean over {over}; the band is ± 1 standard error.",
+        caption=f"Mean over {over}; the band is ± 1 standard error.{grey_words(colors)}",
         alt=f"{heading(metric)} over optimizer steps. At the last step: {last}.",
         spec=spec_of(_chart(found, axis_title(metric), colors)),
     )
@@ -63,12 +63,12 @@ def _names(found: Sequence[Curve], ys: Scale, colors: Mapping[str, str]) -> list
     named = [curve for curve in found if colors[curve.arm] != theme.GREY]
     from_y = [ys.pixel(curve.means[-1].mean) for curve in named]
     rows = [
-        {"arm": curve.arm, "px": _WIDTH + 20, "py": to, "px1": _WIDTH + 2, "py1": start, "px2": _WIDTH + 17}
+        {"arm": curve.arm, "text": shortened(curve.arm), "px": _WIDTH + 20, "py": to, "px1": _WIDTH + 2, "py1": start, "px2": _WIDTH + 17}
         for curve, to, start in zip(named, spread(from_y, low=0, high=theme.HEIGHT), from_y, strict=True)
     ]
     base = alt.Chart(data(rows))
     lead = base.mark_rule(strokeWidth=1).encode(
         x=in_pixels(alt.X, "px1:Q"), x2="px2:Q", y=in_pixels(alt.Y, "py1:Q"), y2="py:Q", color=by_arm(alt.Color, colors)
     )
-    text = base.mark_text(align="left", baseline="middle", limit=130)
-    return [lead, text.encode(x=in_pixels(alt.X, "px:Q"), y=in_pixels(alt.Y, "py:Q"), text="arm:N")]
+    text = base.mark_text(align="left", baseline="middle")
+    return [lead, text.encode(x=in_pixels(alt.X, "px:Q"), y=in_pixels(alt.Y, "py:Q"), text="text:N")]

@@ -31,7 +31,7 @@ def effects_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | N
     return Figure(
         name="effects",
         title=f"Effect of each arm on {label(metric)}, against {baseline}",
-        caption="Mean of the differences paired by seed, with the 95 % t interval. A filled point is a resolved effect: "
+        caption="Mean of the differences paired by seed, with the 95\u00a0% t interval. A filled point is a resolved effect: "
         f"its interval does not hold 0, and its exact sign-flip p is at most 0.05 after Holm's correction.{left_out}",
         alt=f"Differences in {label(metric)} to {baseline}: {words}.",
         spec=spec_of(_chart(shown, _title(record, metric, baseline), colors)),

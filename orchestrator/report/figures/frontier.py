@@ -10,8 +10,8 @@ from orchestrator.analysis.frontier import FrontierPoint, frontier
 from orchestrator.analysis.metrics import cost_metric, direction_of, quality_metric
 from orchestrator.records import StudyRecord
 from orchestrator.report.figures import theme
-from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, in_pixels, spec_of
-from orchestrator.report.figures.labels import Box, place, text_width
+from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, grey_words, in_pixels, spec_of
+from orchestrator.report.figures.labels import Box, place, shortened, text_width
 from orchestrator.report.number import decimals_for, with_error
 from orchestrator.report.words import axis_title, heading, label, listed
 
@@ -32,7 +32,7 @@ def frontier_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | 
         name="frontier",
         title=f"{heading(quality)} against {label(cost)}",
         caption="Means over replicates; bars are ± 1 standard error. The dashed line joins the arms that no other arm beats in both, "
-        f"judged by their means: {on}.",
+        f"judged by their means: {on}.{grey_words(colors)}",
         alt=f"On the frontier: {on}. " + "; ".join(f"{arm}: {reached} at {spent}" for arm, spent, reached in texts) + ".",
         spec=spec_of(_chart(points, record, cost, quality, colors)),
     )
@@ -59,7 +59,8 @@ def _chart(points: Sequence[FrontierPoint], record: StudyRecord, cost: str, qual
         base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("y_low:Q"), y2="y_high:Q", color=color),
         base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=color, shape=shape),
     ]
-    names = _names(points, [(xs.pixel(p.means[0].mean), ys.pixel(p.means[1].mean)) for p in best], corner, xs, ys)
+    named = [point for point in points if point.on_frontier or colors[point.arm] != theme.GREY]
+    names = _names(named, [*_obstacles(points, xs, ys), *_steps([_at(point, xs, ys) for point in best], corner)], xs, ys)
     return alt.layer(*layers, *names).properties(width=theme.WIDTH, height=theme.HEIGHT)
 
 
@@ -68,22 +69,22 @@ def _row(point: FrontierPoint) -> dict[str, object]:
     return {"arm": point.arm, "x": x.mean, "y": y.mean, "x_low": x_low, "x_high": x_high, "y_low": y_low, "y_high": y_high}
 
 
-def _names(points: Sequence[FrontierPoint], line: Sequence[tuple[float, float]], corner: str, xs: Scale, ys: Scale) -> list[Any]:
-    """The names of the points, those on the frontier first, and thin lines to names that stand off."""
-    ordered = sorted(points, key=lambda point: not point.on_frontier)
-    spots = [(xs.pixel(point.means[0].mean), ys.pixel(point.means[1].mean)) for point in ordered]
-    marks = [Box(left=x - _MARK, top=y - _MARK, right=x + _MARK, bottom=y + _MARK) for x, y in spots]
-    bars = [_thin((x, ys.pixel(low)), (x, ys.pixel(high))) for (x, _), (low, high) in zip(spots, _ends(ordered, 1), strict=True)]
-    bars += [_thin((xs.pixel(low), y), (xs.pixel(high), y)) for (_, y), (low, high) in zip(spots, _ends(ordered, 0), strict=True)]
+def _names(named: Sequence[FrontierPoint], obstacles: Sequence[Box], xs: Scale, ys: Scale) -> list[Any]:
+    """The names of some points, and thin lines to names that stand off."""
+    spots = [_at(point, xs, ys) for point in named]
     area = Box(left=2, top=-4, right=theme.WIDTH + _MARGIN, bottom=theme.HEIGHT - 2)
-    obstacles = [*marks, *bars, *_steps(line, corner)]
-    placed = zip(spots, place(spots, [point.arm for point in ordered], obstacles, area=area), strict=True)
-    found = [(x, y, spot) for (x, y), spot in placed if spot is not None]
-    labels = [{"text": spot.text, "px": spot.x, "py": spot.y} for _, _, spot in found]
+    placed = zip(spots, place(spots, [shortened(point.arm) for point in named], obstacles, area=area), strict=True)
+    found = [(x, y, label) for (x, y), label in placed if label is not None]
+    labels = [{"text": label.text, "px": label.x, "py": label.y} for _, _, label in found]
     leads = [
-        {"px": x, "py": y, "px2": min(max(x, spot.x), spot.x + text_width(spot.text)), "py2": spot.y + (_MARK if y > spot.y else -_MARK)}
-        for x, y, spot in found
-        if spot.leads
+        {
+            "px": x,
+            "py": y,
+            "px2": min(max(x, label.x), label.x + text_width(label.text)),
+            "py2": label.y + (_MARK if y > label.y else -_MARK),
+        }
+        for x, y, label in found
+        if label.leads
     ]
     px, py = in_pixels(alt.X, "px:Q"), in_pixels(alt.Y, "py:Q")
     return [
@@ -92,8 +93,18 @@ def _names(points: Sequence[FrontierPoint], line: Sequence[tuple[float, float]],
     ]
 
 
-def _ends(points: Sequence[FrontierPoint], axis: int) -> list[tuple[float, float]]:
-    return [ends(point.means[axis]) for point in points]
+def _at(point: FrontierPoint, xs: Scale, ys: Scale) -> tuple[float, float]:
+    return xs.pixel(point.means[0].mean), ys.pixel(point.means[1].mean)
+
+
+def _obstacles(points: Sequence[FrontierPoint], xs: Scale, ys: Scale) -> list[Box]:
+    """The marks and the error bars of all points."""
+    boxes: list[Box] = []
+    for point in points:
+        (x, y), ((left, right), (bottom, top)) = _at(point, xs, ys), (ends(mean) for mean in point.means)
+        boxes.append(Box(left=x - _MARK, top=y - _MARK, right=x + _MARK, bottom=y + _MARK))
+        boxes += [_thin((x, ys.pixel(bottom)), (x, ys.pixel(top))), _thin((xs.pixel(left), y), (xs.pixel(right), y))]
+    return boxes
 
 
 def _steps(line: Sequence[tuple[float, float]], corner: str) -> list[Box]:

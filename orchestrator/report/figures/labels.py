@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Iterator, Sequence
 
 from orchestrator.report.figures.theme import FONT_SIZE
@@ -11,6 +12,8 @@ _GAP = 8.0
 _LINE = FONT_SIZE * 1.2
 _REACH = (1.0, 2.2, 3.8, 5.6, 8.0, 11.0)  # how many gaps away a label is tried
 _NARROW, _SLIM, _WIDE = frozenset("ijl.,:;'|!"), frozenset("frtI()[] -³²¹"), frozenset("mwMW%@")
+_TRIES = 24
+_NOT_PLACED = 1e6
 _SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
 
 
@@ -50,23 +53,65 @@ def text_width(text: str) -> float:
     return FONT_SIZE * sum(ems)
 
 
+def shortened(text: str, *, most: int = 26) -> str:
+    """The text, or its beginning and end around an ellipsis: names that differ often differ at the end.
+
+    >>> shortened("experts=8, k=1, members=1, tile=True")
+    'experts=8, k=…1, tile=True'
+    """
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - half].rstrip()}…{text[-half:].lstrip()}"
+
+
 def place(points: Sequence[tuple[float, float]], texts: Sequence[str], obstacles: Sequence[Box], *, area: Box) -> list[Label | None]:
     """A place for the text of each point, in pixels; None where none is free.
 
+    Which text takes its place first decides what is left for the others, so several orders are tried and the nearest wins.
+
     Args:
         points: x and y of each point.
-        texts: One for each point, most important first: what comes first takes the best place.
+        texts: One for each point.
         obstacles: What no label may cover, such as the points themselves.
         area: What no label may leave.
     """
-    taken, placed = list(obstacles), list[Label | None]()
-    for (x, y), text in zip(points, texts, strict=True):
-        free = (spot for spot in _spots(x, y, text) if spot[0].within(area) and not any(spot[0].meets(box) for box in taken))
-        box, leads = next(free, (None, False))
-        placed.append(None if box is None else Label(text=text, x=box.left, y=(box.top + box.bottom) / 2, leads=leads))
-        if box is not None:
-            taken.append(box)
-    return placed
+    count = len(points)
+    free = [
+        [spot for spot in _spots(x, y, text) if spot.box.within(area) and not any(spot.box.meets(other) for other in obstacles)]
+        for (x, y), text in zip(points, texts, strict=True)
+    ]
+    orders = [
+        list(range(count)),
+        sorted(range(count), key=lambda index: points[index][1]),
+        sorted(range(count), key=lambda i: len(free[i])),
+    ]
+    orders += [order[::-1] for order in orders] + [random.Random(seed).sample(range(count), count) for seed in range(_TRIES)]
+    _, chosen = min((_in_order(free, order) for order in orders), key=lambda found: found[0])
+    return [
+        None if spot is None else Label(text=text, x=spot.box.left, y=(spot.box.top + spot.box.bottom) / 2, leads=spot.leads)
+        for spot, text in zip(chosen, texts, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Spot:
+    """Where a label could go, and how far from its point that is, squared."""
+
+    box: Box
+    leads: bool
+    cost: float
+
+
+def _in_order(free: Sequence[Sequence[_Spot]], order: Sequence[int]) -> tuple[float, list[_Spot | None]]:
+    """What each point gets if they choose in this order, and how far off that is in all."""
+    taken: list[Box] = []
+    chosen: list[_Spot | None] = [None] * len(free)
+    cost = 0.0
+    for index in order:
+        spot = next((spot for spot in free[index] if not any(spot.box.meets(box) for box in taken)), None)
+        chosen[index] = spot
+        cost += _NOT_PLACED if spot is None else spot.cost
+        taken += [] if spot is None else [spot.box]
+    return cost, chosen
 
 
 def spread(heights: Sequence[float], *, low: float, high: float, distance: float = _LINE) -> list[float]:
@@ -90,10 +135,11 @@ def spread(heights: Sequence[float], *, low: float, high: float, distance: float
     return moved
 
 
-def _spots(x: float, y: float, text: str) -> Iterator[tuple[Box, bool]]:
+def _spots(x: float, y: float, text: str) -> Iterator[_Spot]:
     width = text_width(text)
     for reach in _REACH:
         for across, down in _SIDES:
             dx, dy = across * _GAP * (reach if not down else 0.7 * reach), down * _GAP * (reach + 0.4)
             left = x + dx if across > 0 else x + dx - width if across < 0 else x - width / 2
-            yield Box(left=left, top=y + dy - _LINE / 2, right=left + width, bottom=y + dy + _LINE / 2), reach > 2
+            box = Box(left=left, top=y + dy - _LINE / 2, right=left + width, bottom=y + dy + _LINE / 2)
+            yield _Spot(box=box, leads=reach > 2, cost=dx * dx + dy * dy)
