@@ -22,7 +22,7 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # A module may import what stands before it. `report` is above `driver` in the story of a run, but knows records only.
 # fmt: off
 SPINE = (
-    "errors", "keys", "config", "contract", "records", "provenance",
+    "exits", "errors", "keys", "config", "contract", "records", "provenance",
     "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
     "ledger", "progress", "plan_table", "status", "context", "worker", "publisher", "driver", "commands", "cli",
 )
