@@ -6,9 +6,15 @@ import os
 import pathlib
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 NO_SKIP = os.environ.get("TESSERA_CI_NO_SKIP") == "1"
+
+# No deadline: how long an example takes says how busy the machine is. In CI every run draws the same examples, so that
+# a change is blamed for what it broke; at home they differ, which is where new counterexamples come from.
+hypothesis.settings.register_profile("tessera", deadline=None, derandomize=NO_SKIP, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tessera")
 
 
 @pytest.fixture(scope="session", autouse=True)

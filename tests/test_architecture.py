@@ -151,7 +151,7 @@ def points_down(row: Import) -> bool:
         return True
     if target in PORTS:
         return target in JOINS.get(source, frozenset())
-    return SPINE.index(target) < SPINE.index(source)
+    return target in SPINE and SPINE.index(target) < SPINE.index(source)
 
 
 def test_ports_know_records_and_not_each_other() -> None:
