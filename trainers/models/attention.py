@@ -10,6 +10,7 @@ from trainers.config import ModelConfig
 from trainers.models.dropout import dropout
 from trainers.models.linear import Linear, glorot, in_parts
 from trainers.models.mlp import Traced
+from trainers.models.rows import softmax
 
 
 class Attention(nn.Module):
@@ -31,7 +32,7 @@ class Attention(nn.Module):
         packed = Linear(3 * model.hidden, dtype, in_parts(3), name="query_key_value")(x)
         query, key, value = jnp.moveaxis(packed.reshape(*x.shape[:2], 3, model.heads, width), 2, 0)
         logits = jnp.einsum("nqhd,nkhd->nhqk", query * width**-0.5, key)
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(dtype)
+        weights = softmax(logits.astype(jnp.float32)).astype(dtype)
         if train and self.rate is not None:
             weights = dropout(weights, traced[self.rate], self.make_rng("dropout"))
         mixed = jnp.einsum("nhqk,nkhd->nqhd", weights, value)

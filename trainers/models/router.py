@@ -98,7 +98,8 @@ def load_loss(logits: jax.Array, threshold: jax.Array, sigma: jax.Array) -> jax.
         Riquelme et al., Scaling Vision with Sparse Mixture of Experts (2021), appendix A.2.
     """
     live = sigma > SMALLEST_NOISE
-    chance = jax.scipy.stats.norm.cdf((logits - threshold[..., None]) / jnp.where(live, sigma, 1.0))
+    needed = (logits - threshold[..., None]) / jnp.where(live, sigma, 1.0)
+    chance = 0.5 + 0.5 * jax.lax.erf(needed * 2**-0.5)
     return jnp.where(live, jnp.mean(_squared_variation(jnp.mean(chance, axis=-2))), 0.0)
 
 

@@ -16,6 +16,7 @@ from trainers.models.attention import Attention
 from trainers.models.linear import Initializer, Linear, lecun, zeros
 from trainers.models.mlp import Mlp, Traced
 from trainers.models.moe import SparseMlp
+from trainers.models.rows import LayerNorm
 
 
 class Prediction(NamedTuple):
@@ -44,10 +45,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, traced: Traced, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """[member · image, token, feature] to the same shape, and the auxiliary loss of the block."""
-        model = self.model
+        model, dtype = self.model, jnp.dtype(self.model.dtype)
         attention = Attention(model, "model.attention_dropout" if model.attention_dropout else None, name="attention")
-        x = x + attention(_norm(model, "norm_attention")(x), traced, train=train)
-        y = _norm(model, "norm_mlp")(x)
+        x = x + attention(LayerNorm(dtype, name="norm_attention")(x), traced, train=train)
+        y = LayerNorm(dtype, name="norm_mlp")(x)
         if self.sparse:
             y, auxiliary = SparseMlp(model, "model.expert_dropout" if model.expert_dropout else None, name="moe")(y, traced, train=train)
         else:
@@ -86,7 +87,7 @@ class Vit(nn.Module):
                 x = jnp.tile(x, (predictions(model), 1, 1))
             x, loss = Block(model, index in sparse, name=f"block_{index}")(x, traced, train=train)
             auxiliary += loss
-        x = nn.LayerNorm(epsilon=1e-6, name="norm")(x[:, 0].astype(jnp.float32))
+        x = LayerNorm(jnp.dtype("float32"), name="norm")(x[:, 0])
         if model.representation:
             x = jnp.tanh(Linear(model.representation, jnp.dtype("float32"), name="pre_logits")(x))
         head = Linear(self.classes, jnp.dtype("float32"), zeros, _constant(traced["model.head_bias"]), name="head")
@@ -110,10 +111,6 @@ def make_model(model: ModelConfig, data: DataConfig) -> Vit:
         if leaf.setting.traced:
             static[name] = float(bool(getattr(model, name))) if leaf.setting.switch else 0.0
     return Vit(dataclasses.replace(model, **static), data.classes)
-
-
-def _norm(model: ModelConfig, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-6, dtype=jnp.dtype(model.dtype), name=name)
 
 
 def _constant(value: jax.Array) -> Initializer:
