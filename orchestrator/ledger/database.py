@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -29,7 +29,6 @@ class Database:
     def __init__(self, engine: sa.Engine) -> None:
         self.where = place(engine.url)
         self._engine = engine
-        self._writer = engine.execution_options(tessera_begin="BEGIN IMMEDIATE")
         # Several SELECTs of one read see one state of the ledger. SQLite gives that by itself.
         snapshot = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
         self._reader = engine.execution_options(**snapshot)
@@ -37,13 +36,14 @@ class Database:
     @contextlib.contextmanager
     def write(self) -> Generator[sa.Connection]:
         """A transaction that writes: all of it, or nothing when the block raises."""
-        with self._explained(), self._writer.begin() as connection:
+        with self._explained(), writing(self._engine) as connection:
             yield connection
 
     @contextlib.contextmanager
     def read(self) -> Generator[sa.Connection]:
         """A transaction whose reads all see the same state."""
         with self._explained(), self._reader.begin() as connection:
+            _begin(connection, "BEGIN")
             yield connection
 
     def close(self) -> None:
@@ -58,15 +58,30 @@ class Database:
             raise explain(error, self._engine.url) from error
 
 
+@contextlib.contextmanager
+def writing(engine: sa.Engine) -> Generator[sa.Connection]:
+    """A transaction that is the only writer from its start; on SQLite others wait for it."""
+    with engine.begin() as connection:
+        # A transaction that reads first and asks to write later would be told "locked" at once.
+        _begin(connection, "BEGIN IMMEDIATE")
+        yield connection
+
+
+def _begin(connection: sa.Connection, statement: str) -> None:
+    # On the driver's connection, and not in an engine's `begin` event: one listener costs time at every statement.
+    if connection.dialect.name == "sqlite":
+        cast(sqlite3.Connection, connection.connection.driver_connection).execute(statement)
+
+
 def place(url: sa.URL) -> str:
     """Where the ledger is, as said to a person: a path, or a URL without its password.
 
     >>> place(sa.make_url("postgresql+psycopg://ann:secret@db/sweeps?sslpassword=s2"))
-    'postgresql://ann:***@db/sweeps?sslpassword=***'
+    'postgresql://ann:***@db/sweeps?sslpassword=hidden'
     """
     if url.get_backend_name() == "sqlite":
         return str(url.database)
-    hidden = url.update_query_dict({name: "***" for name in url.query if "password" in name.lower()})
+    hidden = url.update_query_dict({name: "hidden" for name in url.query if "password" in name.lower()})
     return hidden.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
@@ -103,6 +118,11 @@ _TRANSIENT: tuple[tuple[tuple[str, ...], str, str], ...] = (
         ("disk is full", "no space left", "could not extend file"),
         "there is no space left for the ledger",
         "free disk space, then run the same command again; what was recorded before is intact",
+    ),
+    (
+        ("disk i/o error",),
+        "the disk of the ledger fails, or is full",
+        "free disk space or look at the disk, then run the same command again",
     ),
 )
 _PERMANENT: tuple[tuple[tuple[str, ...], str, str], ...] = (

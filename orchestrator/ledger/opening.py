@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from orchestrator.errors import LedgerError
-from orchestrator.ledger.database import BUSY_S, DATABASE_ERRORS, explain, place
+from orchestrator.ledger.database import BUSY_S, DATABASE_ERRORS, explain, place, writing
 from orchestrator.ledger.schema import REVISION
 
 MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
@@ -101,11 +101,9 @@ def _engine(url: sa.URL) -> sa.Engine:
             raise LedgerError(
                 "PostgreSQL needs the psycopg package", found=str(error), fix="pip install 'tessera-sweeps[postgres]'"
             ) from error
-    # isolation_level None: the driver starts no transaction of its own accord, `_begin` does.
-    connect_args = {"timeout": BUSY_S, "isolation_level": None}
-    engine = sa.create_engine(url, connect_args=connect_args, execution_options={"tessera_begin": "BEGIN"})
+    # isolation_level None: the driver starts no transaction of its own accord, `Database` does.
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_S, "isolation_level": None})
     event.listen(engine, "connect", _set_up)
-    event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -113,12 +111,6 @@ def _set_up(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # Survives SIGKILL whole; a power cut may cost the last transactions, never the file. FULL costs 2 ms a trial.
     connection.execute("PRAGMA synchronous = NORMAL")
-
-
-def _begin(connection: sa.Connection) -> None:
-    # IMMEDIATE for writers: a transaction that reads first and writes later would fail with "locked" without waiting.
-    # On the driver's connection: a statement through SQLAlchemy costs five times as much, at every transaction.
-    connection.connection.execute(connection.get_execution_options()["tessera_begin"])
 
 
 def _revision(connection: sa.Connection) -> str | None:
@@ -151,7 +143,7 @@ def _migrate(engine: sa.Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    with _alone(engine), engine.execution_options(tessera_begin="BEGIN IMMEDIATE").begin() as connection:
+    with _alone(engine), writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         if _revision(connection) == REVISION:

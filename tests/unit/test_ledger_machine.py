@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import pathlib
 import shutil
@@ -19,6 +20,7 @@ from tests.ledgers import LEASE_S, STUDY, plan, register
 KEYS = tuple(f"t{number:04d}" for number in range(5))
 MAX_FAILURES = 2
 TEMPLATE = pathlib.Path(tempfile.mkdtemp(prefix="tessera-machine-")) / "template.sqlite"
+atexit.register(shutil.rmtree, TEMPLATE.parent)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
