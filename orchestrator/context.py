@@ -18,7 +18,7 @@ from orchestrator.plan import Outcome, Outcomes, Plan, Planner
 from orchestrator.plan_table import PlanView
 from orchestrator.records import TrialState
 from orchestrator.settings import applied, only_known
-from orchestrator.study import Study
+from orchestrator.study import Study, roles
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +94,7 @@ def plan_view(context: Context, ledger: Ledger | None, workers: int) -> PlanView
     return PlanView(
         study=context.study.name,
         profile=context.profile,
+        roles=roles(context.study, [arm.arm for arm in plan.arms]),
         plan=plan,
         difference=changes,
         work=work,

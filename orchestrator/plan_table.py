@@ -16,6 +16,7 @@ from orchestrator.estimate import Estimate, Work
 from orchestrator.keys import Json
 from orchestrator.plan import Plan, PlannedArm
 from orchestrator.progress import duration
+from orchestrator.study import Role
 
 MAX_ROWS = 200  # arms that the table shows; `--json` has them all
 SHORT = 6  # hex digits of a signature that tables show
@@ -28,6 +29,7 @@ class PlanView:
     Attributes:
         study: Name of the study.
         profile: Chosen profile; empty if the study has none.
+        roles: Role of every config key that the study moves.
         plan: The trials.
         difference: Against the ledger.
         work: What is to be done, by program.
@@ -38,6 +40,7 @@ class PlanView:
 
     study: str
     profile: str
+    roles: Mapping[str, Role]
     plan: Plan
     difference: Difference
     work: Sequence[Work]
@@ -52,6 +55,7 @@ def plan_json(view: PlanView) -> dict[str, Json]:
     return {
         "study": view.study,
         "profile": view.profile,
+        "roles": {key: role.value for key, role in view.roles.items()},
         "totals": {change.value: total.count(change) for change in Change}
         | {"pending": sum(arm.pending for arm in view.plan.arms), "orphaned": len(total.orphaned_keys)},
         "signatures": len({trial.cell.signature for trial in view.plan.trials}),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from orchestrator.axes import Distribution, IntUniform, LogUniform, Uniform, Values
-from orchestrator.designs import DESIGNS, AxisPairs, Design, check_sampler
+from orchestrator.designs import DESIGNS, Arm, AxisPairs, Design, check_sampler
 from orchestrator.errors import StudyError, refuse
 
 T = TypeVar("T")
@@ -210,6 +210,17 @@ class Study:
             value = changes[field.name] if field.name in changes else getattr(self, field.name)
             object.__setattr__(copy, field.name, value)
         return copy
+
+
+def roles(study: Study, arms: Sequence[Arm]) -> dict[str, Role]:
+    """Role of every config key that the study moves; all others are fixed.
+
+    Args:
+        study: Whose profile was chosen.
+        arms: All that its designs make.
+    """
+    found = {key: Role.SCIENTIFIC for arm in arms for key, _ in arm.changes}
+    return found | {key: Role.NUISANCE for key, _ in study.nuisance}
 
 
 def nuisance_axes(study: Study) -> AxisPairs:

@@ -6,7 +6,7 @@ ensemble members (partitioning) and lets each member see its own copy of every i
 whether more router noise makes tiled members differ. The paper's table on ImageNet: only both together help (NLL .612
 against .636 for V-MoE), and only then do members disagree.
 
-Expected here: E³ below V-MoE in test NLL, the single ingredients near V-MoE. `--profile laptop` trains on the first 300
+Expected here: E³ below V-MoE in test NLL, the single ingredients near V-MoE. `--profile laptop` trains on the first 200
 digits, long enough for a single model to be over-confident; `--profile paper` is the published setting.
 
     python launch.py studies/ablation.py
@@ -36,6 +36,6 @@ STUDY = Study(
             paper=Values(0.0024, 0.003, 0.01, 0.03),
         ),
     },
-    protocol=Tune(trials=4, select="val/nll", then=Replicates(8)),
+    protocol=Tune(trials=8, select="val/nll", then=Replicates(8)),
     objectives=[Objective("test/nll"), Objective("cost/train_gflops")],
 )

@@ -6,16 +6,16 @@ from trainers.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, 
 
 
 def laptop() -> VisionConfig:
-    """Tiny sparse transformers on the first 300 digits, trained long: a few seconds a trial on one core.
+    """Tiny sparse transformers on the first 200 digits, trained long: a few seconds a trial on one core.
 
     The regime is the one where an ensemble has something to give: few images, trained until a single model is
     over-confident. With 1,000 images, or 300 steps, all methods end alike (docs/how-it-works.md tells the figures).
     """
     return VisionConfig(
-        data=DataConfig(dataset="digits", classes=10, image_size=8, channels=1, train_examples=300),
+        data=DataConfig(dataset="digits", classes=10, image_size=8, channels=1, train_examples=200),
         model=ModelConfig(hidden=32, mlp=64, depth=2, heads=4, patch=4, moe_placement="every", moe_layers=1, experts=8, k=2),
-        optim=OptimConfig(name="adamw", learning_rate=1e-2, warmup_steps=60, clip_norm=10.0),
-        train=TrainConfig(steps=600, batch_size=32, rung_steps=100),
+        optim=OptimConfig(name="adamw", learning_rate=1e-2, warmup_steps=80, clip_norm=10.0),
+        train=TrainConfig(steps=800, batch_size=32, rung_steps=100),
     )
 
 
