@@ -76,7 +76,7 @@ _RECORDS = (
 _held_s = sa.func.coalesce(attempts.c.ended_at, now()) - attempts.c.leased_at
 _ELAPSED = sa.select(attempts.c.trial, sa.func.sum(sa.case((_held_s > 0, _held_s), else_=0.0))).group_by(attempts.c.trial)
 _MEASURED = sa.select(measurements.c.trial, measurements.c.step, measurements.c.name, measurements.c.value).order_by(
-    measurements.c.trial, measurements.c.step
+    measurements.c.trial, measurements.c.step, measurements.c.name
 )
 _FINAL = _MEASURED.join(trials, trials.c.key == measurements.c.trial).where(
     trials.c.state == TrialState.COMPLETE, measurements.c.step == trials.c.step
