@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 from orchestrator.analysis.missing import Missing, first_line, missing
 from orchestrator.analysis.trials import trials_of
 from orchestrator.records import Phase, StudyRecord, TrialState
-from orchestrator.report.words import state_words
+from orchestrator.report.words import listed, state_words
 
 _NOUNS = {Phase.TUNE: "tuning trials", Phase.REPLICATE: "replicates"}
 
@@ -43,7 +44,7 @@ def banner(record: StudyRecord) -> Banner | None:
         if lacking:
             parts.append(f"{lacking} of {_planned(record, phase)} {_NOUNS[phase]}")
     headline = f"Incomplete: {' and '.join(parts)} missing. Every number below is over what is finished."
-    return Banner(headline=headline, lines=tuple(_line(entry) for entry in entries))
+    return Banner(headline=headline, lines=tuple(_lines(entries)))
 
 
 def mishaps(record: StudyRecord) -> tuple[Mishap, ...]:
@@ -62,9 +63,16 @@ def mishaps(record: StudyRecord) -> tuple[Mishap, ...]:
     )
 
 
-def _line(entry: Missing) -> str:
-    causes = [f"{cause.count} {state_words(cause.state)}" + (f" ({cause.reason})" if cause.reason else "") for cause in entry.causes]
-    return f"{entry.arm} lacks {entry.count} of {entry.planned} {_NOUNS[entry.phase]}: {', '.join(causes)}"
+def _lines(entries: Sequence[Missing]) -> Iterator[str]:
+    """One line for all arms that lack the same for the same reasons."""
+    groups: dict[tuple[object, ...], list[Missing]] = {}
+    for entry in entries:
+        groups.setdefault((entry.phase, entry.planned, entry.causes), []).append(entry)
+    for alike in groups.values():
+        entry, names = alike[0], [entry.arm for entry in alike]
+        who = f"{names[0]} lacks" if len(names) == 1 else f"{len(names)} arms ({listed(names)}) each lack"
+        causes = [f"{cause.count} {state_words(cause.state)}" + (f" ({cause.reason})" if cause.reason else "") for cause in entry.causes]
+        yield f"{who} {entry.count} of {entry.planned} {_NOUNS[entry.phase]}: {', '.join(causes)}"
 
 
 def _planned(record: StudyRecord, phase: Phase) -> int:

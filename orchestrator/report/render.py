@@ -15,6 +15,7 @@ vl_convert = cast(Any, _vl_convert)
 
 _PNG_SCALE = 3.0  # 1,400 pixels for a column: sharp in print at 300 dpi
 _ID = re.compile(r'(?<=\bid=")[^"]+|(?<=url\(#)[^)]+|(?<=href="#)[^"]+')
+_RESOURCES = re.compile(rb"(?:^ +/[A-Za-z]+\d+ \d+ 0 R\n){2,}", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ def draw(figure: Figure) -> Drawing:
     return Drawing(
         svg=svg,
         png=cast(bytes, vl_convert.svg_to_png(svg, scale=_PNG_SCALE)),
-        pdf=cast(bytes, vl_convert.svg_to_pdf(svg)),
+        pdf=_in_order(cast(bytes, vl_convert.svg_to_pdf(svg))),
     )
 
 
@@ -44,6 +45,11 @@ def _numbered(svg: str, name: str) -> str:
         return seen.setdefault(match.group(), f"{name}-{len(seen)}")
 
     return _ID.sub(rename, svg)
+
+
+def _in_order(pdf: bytes) -> bytes:
+    """The renderer lists the resources of a page in the order of a hash table; sorted they take the same room."""
+    return _RESOURCES.sub(lambda match: b"".join(sorted(match.group().splitlines(keepends=True))), pdf)
 
 
 def _described(svg: str, figure: Figure) -> str:

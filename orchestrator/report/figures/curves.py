@@ -10,7 +10,7 @@ from orchestrator.analysis.metrics import curve_metric
 from orchestrator.records import StudyRecord
 from orchestrator.report.figures import theme
 from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, grey_words, in_pixels, spec_of
-from orchestrator.report.figures.labels import shortened, spread
+from orchestrator.report.figures.labels import short_names, spread
 from orchestrator.report.number import decimals_of_error, with_error
 from orchestrator.report.words import axis_title, counted, heading, label
 
@@ -43,11 +43,14 @@ def _chart(found: Sequence[Curve], title: str, colors: Mapping[str, str]) -> obj
     steps = [step for curve in found for step in curve.steps]
     across = alt.Scale(domain=[min(0, *steps), max(1, *steps)], nice=False)
     x = alt.X("step:Q", scale=across, axis=alt.Axis(title="Optimizer steps", grid=False, tickCount=5, format=",d"))
-    y, base = ys.y("y:Q", title), alt.Chart(data([row for curve in found for row in _rows(curve, ys)]))
+    y = ys.y("y:Q", title)
+    grey, named = ([curve for curve in found if (colors[curve.arm] == theme.GREY) is is_grey] for is_grey in (True, False))
+    behind, base = (alt.Chart(data([row for curve in some for row in _rows(curve, ys)])) for some in (grey, named))
     band = base.mark_area(opacity=0.18).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", fill=by_arm(alt.Fill, colors), detail="arm:N")
     dots = {"size": 20} if any(len(curve.steps) == 1 for curve in found) else False
     line = base.mark_line(strokeWidth=2, point=dots).encode(x=x, y=y, color=by_arm(alt.Color, colors), detail="arm:N")
-    return alt.layer(band, line, *_names(found, ys, colors)).properties(width=_WIDTH, height=theme.HEIGHT)
+    others = behind.mark_line(strokeWidth=1, opacity=0.4, color=theme.GREY).encode(x=x, y=y, detail="arm:N")
+    return alt.layer(others, band, line, *_names(named, ys, colors)).properties(width=_WIDTH, height=theme.HEIGHT)
 
 
 def _rows(curve: Curve, ys: Scale) -> list[dict[str, object]]:
@@ -58,12 +61,12 @@ def _rows(curve: Curve, ys: Scale) -> list[dict[str, object]]:
     return rows
 
 
-def _names(found: Sequence[Curve], ys: Scale, colors: Mapping[str, str]) -> list[Any]:
-    """The name of each coloured curve at its end, moved apart, with a short line to it."""
-    named = [curve for curve in found if colors[curve.arm] != theme.GREY]
+def _names(named: Sequence[Curve], ys: Scale, colors: Mapping[str, str]) -> list[Any]:
+    """The name of each curve at its end, moved apart, with a short line to it."""
+    short = short_names([curve.arm for curve in named])
     from_y = [ys.pixel(curve.means[-1].mean) for curve in named]
     rows = [
-        {"arm": curve.arm, "text": shortened(curve.arm), "px": _WIDTH + 20, "py": to, "px1": _WIDTH + 2, "py1": start, "px2": _WIDTH + 17}
+        {"arm": curve.arm, "text": short[curve.arm], "px": _WIDTH + 20, "py": to, "px1": _WIDTH + 2, "py1": start, "px2": _WIDTH + 17}
         for curve, to, start in zip(named, spread(from_y, low=0, high=theme.HEIGHT), from_y, strict=True)
     ]
     base = alt.Chart(data(rows))

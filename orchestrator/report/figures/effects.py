@@ -10,8 +10,9 @@ from orchestrator.analysis.metrics import direction_of, quality_metric
 from orchestrator.records import StudyRecord
 from orchestrator.report.figures import theme
 from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, spec_of
+from orchestrator.report.figures.labels import short_names
 from orchestrator.report.table import effect_row
-from orchestrator.report.words import label, unit_of
+from orchestrator.report.words import label, listed, unit_of
 
 MOST_ROWS = 40
 _WIDTH = 230
@@ -21,12 +22,15 @@ _ROW = 28
 def effects_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | None:
     """None where no arm can be compared with a baseline."""
     metric = quality_metric(record)
-    found = [effect for effect in effects(record, metric) if math.isfinite(effect.effect.mean)] if metric else []
+    every = effects(record, metric) if metric else ()
+    found = [effect for effect in every if math.isfinite(effect.effect.mean)]
     if not found:
         return None
     largest = sorted(found, key=lambda effect: -abs(effect.effect.mean))[:MOST_ROWS]
     shown = [effect for effect in found if effect in largest]
-    left_out = f" The {MOST_ROWS} largest of {len(found)} are shown." if len(found) > len(shown) else ""
+    infinite = [effect.arm for effect in every if effect.effect.n and not math.isfinite(effect.effect.mean)]
+    left_out = f" Not shown, since not finite: {listed(infinite)}." if infinite else ""
+    left_out += f" The {MOST_ROWS} largest of {len(found)} are shown." if len(found) > len(shown) else ""
     baseline, words = shown[0].baseline, "; ".join(f"{effect.arm} {effect_row(effect).difference}" for effect in shown)
     return Figure(
         name="effects",
@@ -45,10 +49,11 @@ def _title(record: StudyRecord, metric: str, baseline: str) -> str:
 
 
 def _chart(shown: list[ArmEffect], title: str, colors: Mapping[str, str]) -> object:
-    rows = [_row(effect, colors) for effect in shown]
+    short = short_names([effect.arm for effect in shown], most=34)
+    rows = [_row(effect, short[effect.arm], colors) for effect in shown]
     bounds = [0.0, *(end for effect in shown for end in _interval(effect))]
     x = Scale.over([value if abs(value) > 0 else 0.0 for value in bounds], (0, _WIDTH)).x("low:Q", title, ticks=5)
-    y = alt.Y("arm:N", sort=[effect.arm for effect in shown], axis=alt.Axis(title=None, labelLimit=150, domain=False, ticks=False))
+    y = alt.Y("name:N", sort=[short[effect.arm] for effect in shown], axis=alt.Axis(title=None, labelLimit=320, domain=False, ticks=False))
     base, color = alt.Chart(data(rows)).encode(y=y), by_arm(alt.Color, colors)
     zero = alt.Chart(data([{"low": 0}])).mark_rule(color=theme.INK, strokeDash=[4, 3]).encode(x=x)
     bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", color=color)
@@ -59,10 +64,11 @@ def _chart(shown: list[ArmEffect], title: str, colors: Mapping[str, str]) -> obj
     return alt.layer(zero, bars, points, text).properties(width=_WIDTH, height=max(2 * _ROW, _ROW * len(shown)))
 
 
-def _row(effect: ArmEffect, colors: Mapping[str, str]) -> dict[str, object]:
+def _row(effect: ArmEffect, name: str, colors: Mapping[str, str]) -> dict[str, object]:
     low, high = _interval(effect)
     fill = colors[effect.arm] if effect.resolved else theme.PAPER
-    return {"arm": effect.arm, "mean": effect.effect.mean, "low": low, "high": high, "fill": fill, "text": effect_row(effect).difference}
+    drawn = {"mean": effect.effect.mean, "low": low, "high": high, "fill": fill}
+    return {"arm": effect.arm, "name": name, "text": effect_row(effect).difference, **drawn}
 
 
 def _interval(effect: ArmEffect) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from orchestrator.analysis.metrics import cost_metric, direction_of, quality_met
 from orchestrator.records import StudyRecord
 from orchestrator.report.figures import theme
 from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, grey_words, in_pixels, spec_of
-from orchestrator.report.figures.labels import Box, place, shortened, text_width
+from orchestrator.report.figures.labels import Box, Label, place, short_names, text_width
 from orchestrator.report.number import decimals_for, with_error
 from orchestrator.report.words import axis_title, heading, label, listed
 
@@ -50,7 +50,8 @@ def _chart(points: Sequence[FrontierPoint], record: StudyRecord, cost: str, qual
     line = alt.Chart(data([_row(point) for point in best])).mark_line(
         interpolate=corner, color=theme.MUTED, strokeDash=[5, 3], strokeWidth=1.5
     )
-    base, color = alt.Chart(data([_row(point) for point in points])), by_arm(alt.Color, colors)
+    below = sorted(points, key=lambda point: colors[point.arm] != theme.GREY)  # the grey ones are drawn first
+    base, color = alt.Chart(data([_row(point) for point in below])), by_arm(alt.Color, colors)
     shape_of = theme.shapes(colors)
     shape = alt.Shape("arm:N", legend=None, scale=alt.Scale(domain=list(shape_of), range=list(shape_of.values())))
     layers = [
@@ -59,8 +60,10 @@ def _chart(points: Sequence[FrontierPoint], record: StudyRecord, cost: str, qual
         base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("y_low:Q"), y2="y_high:Q", color=color),
         base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=color, shape=shape),
     ]
-    named = [point for point in points if point.on_frontier or colors[point.arm] != theme.GREY]
-    names = _names(named, [*_obstacles(points, xs, ys), *_steps([_at(point, xs, ys) for point in best], corner)], xs, ys)
+    named = sorted(
+        (point for point in points if point.on_frontier or colors[point.arm] != theme.GREY), key=lambda point: not point.on_frontier
+    )
+    names = _names(named, [*_obstacles(points, xs, ys), *_steps([_at(point, xs, ys) for point in best], corner)], xs, ys, colors)
     return alt.layer(*layers, *names).properties(width=theme.WIDTH, height=theme.HEIGHT)
 
 
@@ -69,28 +72,26 @@ def _row(point: FrontierPoint) -> dict[str, object]:
     return {"arm": point.arm, "x": x.mean, "y": y.mean, "x_low": x_low, "x_high": x_high, "y_low": y_low, "y_high": y_high}
 
 
-def _names(named: Sequence[FrontierPoint], obstacles: Sequence[Box], xs: Scale, ys: Scale) -> list[Any]:
+def _names(named: Sequence[FrontierPoint], obstacles: Sequence[Box], xs: Scale, ys: Scale, colors: Mapping[str, str]) -> list[Any]:
     """The names of some points, and thin lines to names that stand off."""
     spots = [_at(point, xs, ys) for point in named]
     area = Box(left=2, top=-4, right=theme.WIDTH + _MARGIN, bottom=theme.HEIGHT - 2)
-    placed = zip(spots, place(spots, [shortened(point.arm) for point in named], obstacles, area=area), strict=True)
-    found = [(x, y, label) for (x, y), label in placed if label is not None]
-    labels = [{"text": label.text, "px": label.x, "py": label.y} for _, _, label in found]
-    leads = [
-        {
-            "px": x,
-            "py": y,
-            "px2": min(max(x, label.x), label.x + text_width(label.text)),
-            "py2": label.y + (_MARK if y > label.y else -_MARK),
-        }
-        for x, y, label in found
-        if label.leads
-    ]
-    px, py = in_pixels(alt.X, "px:Q"), in_pixels(alt.Y, "py:Q")
+    short = short_names([point.arm for point in named])
+    placed = place(spots, [short[point.arm] for point in named], obstacles, area=area)
+    found = [(point.arm, spot, label) for point, spot, label in zip(named, spots, placed, strict=True) if label is not None]
+    texts = data([{"text": label.text, "px": label.x, "py": label.y} for _, _, label in found])
+    leads = data([_lead(arm, spot, label) for arm, spot, label in found if label.leads])
+    px, py, color = in_pixels(alt.X, "px:Q"), in_pixels(alt.Y, "py:Q"), by_arm(alt.Color, colors)
     return [
-        alt.Chart(data(leads)).mark_rule(color=theme.GREY, strokeWidth=0.8).encode(x=px, y=py, x2="px2:Q", y2="py2:Q"),
-        alt.Chart(data(labels)).mark_text(align="left", baseline="middle").encode(x=px, y=py, text="text:N"),
+        alt.Chart(leads).mark_rule(strokeWidth=1).encode(x=px, y=py, x2="px2:Q", y2="py2:Q", color=color),
+        alt.Chart(texts).mark_text(align="left", baseline="middle").encode(x=px, y=py, text="text:N"),
     ]
+
+
+def _lead(arm: str, spot: tuple[float, float], label: Label) -> dict[str, object]:
+    x, y = spot
+    near = min(max(x, label.x), label.x + text_width(label.text))
+    return {"arm": arm, "px": x, "py": y, "px2": near, "py2": label.y + (_MARK if y > label.y else -_MARK)}
 
 
 def _at(point: FrontierPoint, xs: Scale, ys: Scale) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +15,7 @@ _REACH = (1.0, 2.2, 3.8, 5.6, 8.0, 11.0)  # how many gaps away a label is tried
 _NARROW, _SLIM, _WIDE = frozenset("ijl.,:;'|!"), frozenset("frtI()[] -³²¹"), frozenset("mwMW%@")
 _TRIES = 24
 _NOT_PLACED = 1e6
+_MISLEADS = 900.0
 _SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
 
 
@@ -29,6 +31,11 @@ class Box:
     def meets(self, other: Box) -> bool:
         """They share some area."""
         return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+
+    def distance(self, point: tuple[float, float]) -> float:
+        """From a point to the nearest place of the rectangle."""
+        across = max(self.left - point[0], 0.0, point[0] - self.right)
+        return math.hypot(across, max(self.top - point[1], 0.0, point[1] - self.bottom))
 
     def within(self, other: Box) -> bool:
         """All of it lies in the other."""
@@ -53,12 +60,22 @@ def text_width(text: str) -> float:
     return FONT_SIZE * sum(ems)
 
 
-def shortened(text: str, *, most: int = 26) -> str:
-    """The text, or its beginning and end around an ellipsis: names that differ often differ at the end.
+def short_names(names: Sequence[str], *, most: int = 26) -> dict[str, str]:
+    """A shorter text for each name: without the settings that all share, and with an ellipsis in the middle if still too long.
 
-    >>> shortened("experts=8, k=1, members=1, tile=True")
-    'experts=8, k=…1, tile=True'
+    Names of a design differ at their ends as often as at their beginnings. Where shortening makes two the same, none is cut.
+
+    >>> short_names(["k=1, tile=True", "k=2, tile=True"])
+    {'k=1, tile=True': 'k=1', 'k=2, tile=True': 'k=2'}
     """
+    settings = {name: name.split(", ") for name in names}
+    shared = {part for part in settings[names[0]] if all(part in parts for parts in settings.values())} if len(names) > 1 else set[str]()
+    kept = {name: ", ".join(part for part in parts if part not in shared) or name for name, parts in settings.items()}
+    cut = {name: _cut(text, most) for name, text in kept.items()}
+    return cut if len(set(cut.values())) == len(cut) else kept
+
+
+def _cut(text: str, most: int) -> str:
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[: most - 1 - half].rstrip()}…{text[-half:].lstrip()}"
 
@@ -67,18 +84,20 @@ def place(points: Sequence[tuple[float, float]], texts: Sequence[str], obstacles
     """A place for the text of each point, in pixels; None where none is free.
 
     Which text takes its place first decides what is left for the others, so several orders are tried and the nearest wins.
+    A place that is nearer to another point is a last resort, and gets a line.
 
     Args:
         points: x and y of each point.
-        texts: One for each point.
+        texts: One for each point, most important first: if not all find a place, it is the last that go without.
         obstacles: What no label may cover, such as the points themselves.
         area: What no label may leave.
     """
     count = len(points)
     free = [
-        [spot for spot in _spots(x, y, text) if spot.box.within(area) and not any(spot.box.meets(other) for other in obstacles)]
-        for (x, y), text in zip(points, texts, strict=True)
+        [_judged(spot, index, points) for spot in _spots(*points[index], text) if _is_free(spot.box, obstacles, area)]
+        for index, text in enumerate(texts)
     ]
+    free = [sorted(spots, key=lambda spot: spot.cost) for spots in free]
     orders = [
         list(range(count)),
         sorted(range(count), key=lambda index: points[index][1]),
@@ -101,6 +120,18 @@ class _Spot:
     cost: float
 
 
+def _is_free(box: Box, obstacles: Sequence[Box], area: Box) -> bool:
+    return box.within(area) and not any(box.meets(other) for other in obstacles)
+
+
+def _judged(spot: _Spot, index: int, points: Sequence[tuple[float, float]]) -> _Spot:
+    """The spot, dearer and with a line if some other point is about as near to it as its own."""
+    own = spot.box.distance(points[index])
+    if all(spot.box.distance(point) > own + 2 for other, point in enumerate(points) if other != index):
+        return spot
+    return _Spot(box=spot.box, leads=True, cost=spot.cost + _MISLEADS)
+
+
 def _in_order(free: Sequence[Sequence[_Spot]], order: Sequence[int]) -> tuple[float, list[_Spot | None]]:
     """What each point gets if they choose in this order, and how far off that is in all."""
     taken: list[Box] = []
@@ -109,7 +140,7 @@ def _in_order(free: Sequence[Sequence[_Spot]], order: Sequence[int]) -> tuple[fl
     for index in order:
         spot = next((spot for spot in free[index] if not any(spot.box.meets(box) for box in taken)), None)
         chosen[index] = spot
-        cost += _NOT_PLACED if spot is None else spot.cost
+        cost += _NOT_PLACED * (len(free) - index) if spot is None else spot.cost
         taken += [] if spot is None else [spot.box]
     return cost, chosen
 
