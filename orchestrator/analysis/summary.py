@@ -48,8 +48,8 @@ class ArmSummary:
 def mean_of(values: Sequence[float]) -> Mean:
     """Mean and standard error of some values.
 
-    >>> mean_of([1.0, 2.0, 3.0])
-    Mean(mean=2.0, se=0.5773502691896258, n=3)
+    >>> mean_of([1.0, 3.0])
+    Mean(mean=2.0, se=1.0, n=2)
     """
     n = len(values)
     if n == 0:
