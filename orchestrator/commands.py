@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.context import Context, plan_view, planned, read_study
-from orchestrator.driver import Driver, Ending, RunOptions, unfinished
+from orchestrator.crew import Crew, CrewOptions
+from orchestrator.driver import Driver, Ending, unfinished
 from orchestrator.errors import OrchestratorError, StudyError
 from orchestrator.exits import DONE, INCOMPLETE, INTERRUPTED
 from orchestrator.ledger import Ledger, NoLedgerError
@@ -22,7 +23,7 @@ from orchestrator.progress import View
 from orchestrator.provenance import launcher_provenance
 from orchestrator.publisher import Publisher
 from orchestrator.records import StudyRecord
-from orchestrator.spec import study_record
+from orchestrator.spec import spec_of, study_record
 
 
 def run(options: argparse.Namespace) -> int:
@@ -109,25 +110,30 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, console: Console) -> tuple[Ending, bool]:
+    """Runs the study; how that ended, and whether every trial has a result."""
     from orchestrator.executors.local import LocalExecutor
 
-    run_options = RunOptions(
+    provenance = {**launcher_provenance(), **context.trainer.provenance()}
+    view = View(console, context.study.name)
+    crew_options = CrewOptions(
+        study=context.study.name,
+        trainer=context.trainer.name,
         ledger=str(context.ledger_path.resolve()),
         out=context.out,
         workers=options.workers,
-        profile=context.profile,
-        provenance={**launcher_provenance(), **context.trainer.provenance()},
+        provenance=provenance,
     )
-    view = View(console, context.study.name)
-    driver = Driver(context.planner, context.trainer, ledger, LocalExecutor(), view, run_options)
     publisher = Publisher(
         context.study.name, ledger, ledger_path=context.ledger_path, folder=context.folder, wandb=options.wandb, console=console
     )
+    planner = context.planner
+    driver = Driver(
+        planner, ledger, view, lambda plan: spec_of(planner.study, planner.trainer, planner.base, context.profile, plan, provenance)
+    )
     with publisher:
-        ending = driver.run(on_start=publisher.start)
-    plan_now, outcomes = planned(context.planner, ledger)
-    unselected = sum(arm.pending for arm in plan_now.arms)
-    return ending, not unfinished(plan_now, outcomes) and not unselected
+        ending = driver.run(lambda: Crew(crew_options, ledger, LocalExecutor(), view.say), on_start=publisher.start)
+    plan_now, outcomes = planned(planner, ledger)
+    return ending, not unfinished(plan_now, outcomes) and not any(arm.pending for arm in plan_now.arms)
 
 
 def _view_before(context: Context, options: argparse.Namespace) -> PlanView:

@@ -24,7 +24,7 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 SPINE = (
     "exits", "errors", "keys", "config", "contract", "records", "provenance",
     "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
-    "ledger", "progress", "plan_table", "status", "context", "worker", "publisher", "driver", "commands", "cli",
+    "ledger", "progress", "plan_table", "status", "context", "enqueue", "worker", "publisher", "crew", "driver", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -35,7 +35,7 @@ JOINS = {
     "expand": frozenset({"samplers"}),
     "worker": frozenset({"executors", "stopping"}),
     "publisher": frozenset({"trackers"}),
-    "driver": frozenset({"executors", "stopping"}),
+    "crew": frozenset({"executors"}),
     "commands": frozenset({"executors", "analysis", "report"}),
 }
 
@@ -53,7 +53,7 @@ HOMES = {
 }
 FRAMEWORKS = ("flax", "jax", "jaxlib", "optax", "orbax", "tensorflow", "tensorflow_datasets", "torch")
 HEAVY = (*HOMES, *FRAMEWORKS, "scipy", "pandas", "sklearn", "matplotlib")
-WITHOUT_FRAMEWORK = ("trainers", "trainers.config", "trainers.curves", "trainers.vision")
+WITHOUT_FRAMEWORK = ("trainers", "trainers.config", "trainers.curves", "trainers.presets", "trainers.vision")
 
 MAX_LINES = 600
 

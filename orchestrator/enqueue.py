@@ -1,0 +1,33 @@
+"""From a plan to the rows that put it into the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.contract import Trainer
+from orchestrator.keys import Json
+from orchestrator.ledger import CellRow, MemberRow, PlanRows, TrialRow
+from orchestrator.plan import Plan, PlannedCell, PlannedTrial
+
+
+def plan_rows(study: str, trainer: Trainer, plan: Plan, spec: Mapping[str, Json]) -> PlanRows:
+    """A whole plan: its cells and trials, and their places in the study."""
+    trials = tuple(plan.trials)
+    cells = {trial.cell.key: trial.cell for trial in trials}
+    return PlanRows(
+        study=study,
+        spec=spec,
+        cells=tuple(_cell(trainer, cell) for cell in cells.values()),
+        trials=tuple(TrialRow(key=trial.key, cell=trial.cell.key, seed=trial.seed) for trial in trials),
+        members=tuple(_member(trial) for trial in trials),
+    )
+
+
+def _cell(trainer: Trainer, cell: PlannedCell) -> CellRow:
+    return CellRow(
+        key=cell.key, trainer=trainer.name, version=trainer.version, config=cell.config, signature=cell.signature, cost=cell.cost
+    )
+
+
+def _member(trial: PlannedTrial) -> MemberRow:
+    return MemberRow(trial=trial.key, arm=trial.arm, phase=trial.phase, index=trial.index, position=trial.position, point=trial.point)
