@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from trainers.config import ModelConfig
+from trainers.models.draws import glorot, square_glorot
 from trainers.models.dropout import dropout
-from trainers.models.linear import Linear, glorot, in_parts
+from trainers.models.linear import Linear
 from trainers.models.mlp import Traced
 from trainers.models.rows import softmax
 
@@ -29,7 +30,7 @@ class Attention(nn.Module):
         """[sequence, token, feature] to the same shape."""
         model, dtype = self.model, jnp.dtype(self.model.dtype)
         width = model.hidden // model.heads
-        packed = Linear(3 * model.hidden, dtype, in_parts(3), name="query_key_value")(x)
+        packed = Linear(3 * model.hidden, dtype, square_glorot(3), name="query_key_value")(x)
         query, key, value = jnp.moveaxis(packed.reshape(*x.shape[:2], 3, model.heads, width), 2, 0)
         logits = jnp.einsum("nqhd,nkhd->nhqk", query * width**-0.5, key)
         weights = softmax(logits.astype(jnp.float32)).astype(dtype)

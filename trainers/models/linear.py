@@ -1,18 +1,13 @@
-"""The affine maps that models are built of, and the values that their parameters start from."""
+"""The affine maps that models are built of."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Initializer = Callable[..., jax.Array]
+from trainers.models.draws import Initializer, lecun
 
-glorot = nn.initializers.xavier_uniform()
-lecun = nn.initializers.lecun_normal()
-tiny = nn.initializers.normal(1e-6)
 zeros = nn.initializers.zeros_init()
 
 
@@ -41,16 +36,6 @@ class Linear(nn.Module):
         bias = self.param("bias", _repeated(self.bias_init, self.experts), (self.features,))
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + (bias[:, None, :] if self.experts else bias).astype(self.dtype)
-
-
-def in_parts(parts: int) -> Initializer:
-    """`glorot` for a kernel whose columns are several square maps side by side, each as if it were alone."""
-
-    def initialize(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        bound = (6.0 / (shape[0] + shape[1] // parts)) ** 0.5
-        return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-    return initialize
 
 
 def _repeated(init: Initializer, experts: int) -> Initializer:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from trainers.config import ModelConfig
+from trainers.models.draws import glorot, normal
 from trainers.models.dropout import dropout
-from trainers.models.linear import Linear, glorot, tiny
+from trainers.models.linear import Linear
 
 Traced = Mapping[str, jax.Array]
 
@@ -33,7 +34,7 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array, traced: Traced, *, train: bool) -> jax.Array:
         """[..., feature] to the same shape."""
         for width, activate in ((self.model.mlp, True), (self.model.hidden, False)):
-            x = Linear(width, jnp.dtype(self.model.dtype), glorot, tiny, experts=self.experts)(x)
+            x = Linear(width, jnp.dtype(self.model.dtype), glorot, normal(1e-6), experts=self.experts)(x)
             x = nn.gelu(x) if activate else x
             if train and self.rate is not None:
                 x = dropout(x, traced[self.rate], self.make_rng("dropout"), shared=1 if self.experts else 0)

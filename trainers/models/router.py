@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from trainers.models.linear import lecun
+from trainers.models.draws import lecun
 
 SMALLEST_NOISE = 1e-6  # below it the load loss, whose gradient grows as 1/σ, is off
 

@@ -13,7 +13,8 @@ from orchestrator.contract import leaves
 from trainers.config import DataConfig, ModelConfig
 from trainers.geometry import predictions, sparse_blocks
 from trainers.models.attention import Attention
-from trainers.models.linear import Initializer, Linear, lecun, zeros
+from trainers.models.draws import Initializer, lecun, normal
+from trainers.models.linear import Linear, zeros
 from trainers.models.mlp import Mlp, Traced
 from trainers.models.moe import SparseMlp
 from trainers.models.rows import LayerNorm
@@ -101,7 +102,7 @@ class Vit(nn.Module):
         x = Linear(features, jnp.dtype(self.model.dtype), lecun, name="embedding")(x.reshape(n, -1, patch * patch * channels))
         first = self.param("class_token", zeros, (1, 1, features))
         x = jnp.concatenate([jnp.broadcast_to(first, (n, 1, features)).astype(x.dtype), x], axis=1)
-        return x + self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], features))
+        return x + self.param("positions", normal(0.02), (1, x.shape[1], features))
 
 
 def make_model(model: ModelConfig, data: DataConfig) -> Vit:

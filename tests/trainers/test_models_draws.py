@@ -1,4 +1,4 @@
-"""The hashed masks of dropout behave as independent draws, and the written-out gradients equal the derived ones."""
+"""Hashed draws behave as independent ones, starting values as JAX's own, and written-out gradients as derived ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trainers.models.dropout import dropout, uniform
+from trainers.models.draws import glorot, lecun, normal, square_glorot, uniform
+from trainers.models.dropout import dropout
 from trainers.models.rows import layer_norm, softmax
 
 SIDE = 256
@@ -53,6 +54,22 @@ def test_rows_and_columns_keep_the_binomial_spread(draws):
     for axis in (1, 2):
         spread = kept.sum(axis=axis).var() / (SIDE / 4)
         assert abs(spread - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (glorot, jax.nn.initializers.xavier_uniform()),
+        (lecun, jax.nn.initializers.lecun_normal()),
+        (normal(0.02), jax.nn.initializers.normal(0.02)),
+        (square_glorot(3), lambda key, shape: jax.nn.initializers.xavier_uniform()(key, (shape[0], shape[1] // 3))),
+    ],
+    ids=["glorot", "lecun", "normal", "square_glorot"],
+)
+def test_starting_values_are_distributed_as_those_of_jax(ours, theirs):
+    one, other = (np.asarray(init(jax.random.key(3), (120, 600))).ravel() for init in (ours, theirs))
+    assert stats.ks_2samp(one, other).pvalue > 1e-3
+    np.testing.assert_allclose(one.std(), other.std(), rtol=0.02)
 
 
 def test_the_mean_stays_and_rate_zero_keeps_all():
