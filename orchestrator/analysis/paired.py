@@ -46,6 +46,11 @@ class Effect:
     p: float
     n: int
 
+    @property
+    def difference(self) -> Mean:
+        """The mean difference with its standard error."""
+        return Mean(mean=self.mean, se=self.se, n=self.n)
+
     def __str__(self) -> str:
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
 

@@ -10,6 +10,8 @@ from orchestrator.analysis.metrics import columns, final_value, is_cost
 from orchestrator.analysis.trials import trials_of
 from orchestrator.records import ArmRecord, Phase, StudyRecord, TrialState
 
+_ROUNDING = 1e-12  # of the largest value
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Mean:
@@ -56,7 +58,8 @@ def mean_of(values: Sequence[float]) -> Mean:
         return Mean(mean=math.nan, se=math.nan, n=0)
     if not all(math.isfinite(value) for value in values):
         return Mean(mean=sum(values), se=math.nan, n=n)
-    if n == 1 or min(values) == max(values):  # a cost that all replicates share has no rounding error to show
+    # Costs that all replicates share, and differences of arms that follow one another exactly, spread by rounding alone.
+    if n == 1 or max(values) - min(values) <= _ROUNDING * max(map(abs, values)):
         return Mean(mean=values[0], se=math.nan if n == 1 else 0.0, n=n)
     mean = math.fsum(values) / n
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)

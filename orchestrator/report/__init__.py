@@ -27,11 +27,14 @@ def write(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
     return write_report(record, folder)
 
 
-def terminal_table(record: StudyRecord, *, color: bool = True) -> RenderableType:
-    """The arm table in the objectives, with the answer under it. Without `color`, the best is marked with a star."""
-    from orchestrator.report.terminal import table
+def terminal_table(record: StudyRecord, *, color: bool | None = None) -> RenderableType:
+    """The arm table in the objectives, with the answer under it.
 
-    return table(record, color=color)
+    Without colour the best is marked with a star. None asks the console that it is printed on.
+    """
+    from orchestrator.report.terminal import Shown
+
+    return Shown(record=record, color=color)
 
 
 def summary_json(record: StudyRecord) -> dict[str, Json]:

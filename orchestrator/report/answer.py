@@ -12,7 +12,7 @@ from orchestrator.analysis.metrics import direction_of, quality_metric
 from orchestrator.analysis.paired import ALPHA, fewest_replicates
 from orchestrator.analysis.summary import ArmSummary, summarise
 from orchestrator.records import StudyRecord
-from orchestrator.report.number import decimals_of_error, fixed, needed_text, p_text, with_error
+from orchestrator.report.number import decimals_of, fixed, needed_text, p_text, with_error
 from orchestrator.report.words import counted, label, listed
 
 
@@ -73,7 +73,7 @@ def _compared(metric: str, found: Sequence[ArmEffect], unknown: list[str], *, be
     gains = [effect for effect in ranked if effect.resolved and better * effect.effect.mean > 0]
     lead = gains[0] if gains else ranked[0]
     rest = [effect for effect in found if effect is not lead]
-    decimals = decimals_of_error(lead.effect.se)
+    decimals = decimals_of(lead.effect.difference)
     claim = _gain_or_loss(lead, metric, decimals) if lead.resolved else _difference(lead, metric, decimals)
     if lead.resolved and not gains and rest:
         claim = f"No arm has a {'lower' if better < 0 else 'higher'} {label(metric)} than {lead.baseline}; the nearest, {claim}"
@@ -159,7 +159,7 @@ def _described(record: StudyRecord, metric: str, rows: Sequence[ArmSummary]) -> 
         return Answer(standing=Standing.OPEN, claim=f"No answer yet: no arm has a finite {label(metric)}")
     most = direction_of(record, metric) == "maximize"
     name, mean = (max if most else min)(known, key=lambda item: item[1].mean)
-    value = f"{with_error(mean, decimals_of_error(mean.se))} over {counted(mean.n, 'replicate')}"
+    value = f"{with_error(mean, decimals_of(mean))} over {counted(mean.n, 'replicate')}"
     if len(known) == 1:
         claim = f"{name} reaches a {label(metric)} of {value}"
     else:

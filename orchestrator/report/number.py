@@ -43,6 +43,17 @@ def decimals_of_error(se: float) -> int:
     return _clamp((1 if se / 10.0**exponent < 2 else 0) - exponent)
 
 
+def decimals_of(mean: Mean) -> int:
+    """Decimals of one mean: those of its standard error, or four digits where it has none.
+
+    >>> decimals_of(Mean(mean=0.638, se=0.003, n=8)), decimals_of(Mean(mean=0.000123, se=0.0, n=8))
+    (3, 7)
+    """
+    if mean.se > 0 or not math.isfinite(mean.mean) or mean.mean == 0:
+        return decimals_of_error(mean.se)
+    return _clamp(3 - math.floor(math.log10(abs(mean.mean))))
+
+
 def decimals_in(mean: Mean, decimals: int) -> int:
     """The column's decimals, or fewer for a mean whose standard error would show three digits or more."""
     return min(decimals, decimals_of_error(mean.se)) if mean.se >= 100 * 10.0**-decimals else decimals

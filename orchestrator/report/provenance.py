@@ -60,7 +60,7 @@ def facts(record: StudyRecord) -> tuple[tuple[str, str], ...]:
     ]
     return (
         ("study", record.name),
-        ("profile", record.profile),
+        *([("profile", record.profile)] if record.profile else []),
         ("trainer", f"{record.trainer}, version {record.version}"),
         *((f"launcher: {key}", value) for key, value in record.provenance.items()),
         *trained,

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from orchestrator.analysis.best import best_arms
 from orchestrator.analysis.effects import ArmEffect
 from orchestrator.analysis.metrics import direction_of
-from orchestrator.analysis.summary import ArmSummary, Mean, summarise
+from orchestrator.analysis.summary import ArmSummary, summarise
 from orchestrator.records import StudyRecord
-from orchestrator.report.number import UNKNOWN, decimals_for, decimals_in, decimals_of_error, error_text, fixed, needed_text, p_text
+from orchestrator.report.number import UNKNOWN, decimals_for, decimals_in, decimals_of, error_text, fixed, needed_text, p_text
 from orchestrator.report.words import short_heading, unit_of
 
 
@@ -114,8 +114,8 @@ def column(record: StudyRecord, metric: str) -> Column:
 def effect_row(effect: ArmEffect) -> EffectRow:
     """One arm against the baseline."""
     found = effect.effect
-    decimals = decimals_of_error(found.se)
-    difference, error = fixed(found.mean, decimals, sign=True), error_text(Mean(mean=found.mean, se=found.se, n=found.n), decimals)
+    decimals = decimals_of(found.difference)
+    difference, error = fixed(found.mean, decimals, sign=True), error_text(found.difference, decimals)
     known = not math.isnan(found.low)
     return EffectRow(
         arm=effect.arm,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -12,8 +14,21 @@ from orchestrator.records import StudyRecord
 from orchestrator.report.answer import Standing, answer
 from orchestrator.report.gaps import banner
 from orchestrator.report.table import Cell, Column, Row, arm_table
+from orchestrator.report.words import heading
 
 _MARK = {Standing.RESOLVED: "green", Standing.NOT_RESOLVED: "yellow", Standing.DESCRIBED: "", Standing.OPEN: "yellow"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A study as rich prints it. `color` is None where the console decides."""
+
+    record: StudyRecord
+    color: bool | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        color = console.color_system is not None and not console.no_color if self.color is None else self.color
+        yield table(self.record, color=color)
 
 
 def table(record: StudyRecord, *, color: bool) -> RenderableType:
@@ -35,7 +50,7 @@ def table(record: StudyRecord, *, color: bool) -> RenderableType:
 
 
 def _head(column: Column) -> Text:
-    return Text(f"{column.heading} {column.arrow}".strip())
+    return Text(f"{heading(column.metric)} {column.arrow}".strip())
 
 
 def _name(row: Row, *, color: bool) -> Text:

@@ -133,6 +133,17 @@ def test_arms_of_one_config_differ_by_nothing() -> None:
     assert (effect.effect.mean, effect.effect.se, effect.effect.p, effect.needed) == (0.0, 0.0, 1.0, math.inf)
 
 
+def test_arms_that_follow_each_other_exactly_have_no_spread_of_rounding() -> None:
+    def change(trial: TrialRecord) -> TrialRecord:
+        ours = 0.3 + 0.0137 * trial.index
+        return with_metrics(trial, {"test/nll": ours - (0.1 if trial.arm == "E³" else 0.0)})
+
+    effect = next(effect for effect in effects(study_record(change=change), "test/nll") if effect.arm == "E³")
+    assert effect.effect.se == 0
+    assert effect.effect.mean == pytest.approx(-0.1)
+    assert effect.resolved
+
+
 def test_without_a_baseline_there_are_no_effects() -> None:
     assert effects(study_record([dataclasses.replace(arm, baseline=False) for arm in ABLATION]), "test/nll") == ()
 

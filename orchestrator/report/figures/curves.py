@@ -11,7 +11,7 @@ from orchestrator.records import StudyRecord
 from orchestrator.report.figures import theme
 from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, grey_words, in_pixels, spec_of
 from orchestrator.report.figures.labels import short_names, spread
-from orchestrator.report.number import decimals_of_error, with_error
+from orchestrator.report.number import decimals_of, with_error
 from orchestrator.report.words import axis_title, counted, heading, label
 
 _WIDTH = theme.WIDTH - 40  # names stand right of the plot
@@ -25,7 +25,7 @@ def curves_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | No
         return None
     fewest, most = min(curve.n for curve in found), max(curve.n for curve in found)
     over = counted(most, "replicate") if fewest == most else f"{fewest} to {most} replicates"
-    last = "; ".join(f"{curve.arm} {with_error(curve.means[-1], decimals_of_error(curve.means[-1].se))}" for curve in found)
+    last = "; ".join(f"{curve.arm} {with_error(curve.means[-1], decimals_of(curve.means[-1]))}" for curve in found)
     return Figure(
         name="curves",
         title=f"Learning curves: {label(metric)}",
