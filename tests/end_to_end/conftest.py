@@ -35,6 +35,8 @@ STUDY = Study(
 )
 '''
 
+Result = tuple[dict[str, Mapping[str, float]], str]
+
 ARMS = ('Arm("plain", baseline=True)', 'Arm("wide", {"family": "wide", "size": 200})', 'Arm("deep", {"family": "deep", "floor": 0.25})')
 
 
@@ -134,9 +136,11 @@ class Launches:
         process.kill()
         process.communicate()
 
-    def table(self) -> str:
-        """The table that the report holds."""
-        return (self.out / "families" / "report" / "table.csv").read_text()
+    def result(self) -> Result:
+        """Final metrics of each trial, to the bit, and the table that the report holds."""
+        with Ledger.open(self.out / "ledger.db", create=False) as ledger:
+            metrics = {row.key: row.metrics for row in ledger.trial_records("families")}
+        return metrics, (self.out / "families" / "report" / "table.csv").read_text()
 
 
 def environment() -> dict[str, str]:
@@ -148,12 +152,12 @@ SLOW = "noise=0.02, sleep_s=0.03"  # long enough to be killed in the middle
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The table of the slow study, run in one go."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The result of the slow study, run in one go."""
     launches = Launches(tmp_path_factory.mktemp("undisturbed"))
     launches.write(base=SLOW)
     assert launches.run().code == 0
-    return launches.table()
+    return launches.result()
 
 
 @pytest.fixture

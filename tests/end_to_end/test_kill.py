@@ -20,7 +20,7 @@ def finished_twice(launches) -> list[str]:
 
 
 @pytest.mark.parametrize("moment", [0, 3, 7, 11, 15])
-def test_killing_launcher_and_workers_changes_no_number(slow, undisturbed: str, moment: int) -> None:
+def test_killing_launcher_and_workers_changes_no_number(slow, undisturbed, moment: int) -> None:
     """The launcher dies when so many trials are finished; then, in some cases, each worker."""
     process = slow.start()
     slow.until(lambda: (slow.finished() >= moment and bool(slow.workers())) or process.poll() is not None)
@@ -34,10 +34,10 @@ def test_killing_launcher_and_workers_changes_no_number(slow, undisturbed: str, 
     assert last.code == 0, last.err
     assert slow.status() == {"complete": TOTAL}
     assert not finished_twice(slow)
-    assert slow.table() == undisturbed
+    assert slow.result() == undisturbed
 
 
-def test_killing_a_worker_under_a_living_launcher_changes_no_number(slow, undisturbed: str) -> None:
+def test_killing_a_worker_under_a_living_launcher_changes_no_number(slow, undisturbed) -> None:
     process = slow.start()
     slow.until(lambda: slow.finished() >= 4)
     for worker in slow.workers():
@@ -45,10 +45,10 @@ def test_killing_a_worker_under_a_living_launcher_changes_no_number(slow, undist
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert not finished_twice(slow)
-    assert slow.table() == undisturbed
+    assert slow.result() == undisturbed
 
 
-def test_ctrl_c_checkpoints_says_how_to_go_on_and_loses_nothing(slow, undisturbed: str) -> None:
+def test_ctrl_c_checkpoints_says_how_to_go_on_and_loses_nothing(slow, undisturbed) -> None:
     process = slow.start()
     slow.until(lambda: slow.finished() >= 2)
     os.kill(process.pid, signal.SIGINT)
@@ -59,7 +59,7 @@ def test_ctrl_c_checkpoints_says_how_to_go_on_and_loses_nothing(slow, undisturbe
     states = slow.status()
     assert set(states) <= {"complete", "planned", "preempted"}, states
     assert slow.run().code == 0
-    assert slow.table() == undisturbed
+    assert slow.result() == undisturbed
 
 
 def test_a_second_ctrl_c_leaves_at_once(slow) -> None:
