@@ -35,7 +35,9 @@ class ModelConfig:
     head_bias: float = traced(0.0, "value the bias of the head starts from")
     dtype: str = static("float32", "type of activations; parameters are float32", choices=("float32", "bfloat16"))
 
-    moe_placement: str = static("last", "which blocks are sparse: none, the last n odd ones, or every n-th", choices=("none", "last", "every"))
+    moe_placement: str = static(
+        "last", "which blocks are sparse: none, the last n odd ones, or every n-th", choices=("none", "last", "every")
+    )
     moe_layers: int = static(2, "the n of moe_placement", low=1)
     experts: int = static(8, "E, experts of a sparse layer, over all members", low=1)
     k: int = static(2, "K, experts that a token (of a member, if tiled) is sent to; in each partition, if partitioned", low=1)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator import Arm, Cross, Grid, LeaveOneOut, LogUniform, OneFactorAtATime, Replicates, Sampled, Study, Tune, Values
 from orchestrator.check import study_problems
 from orchestrator.config import flatten
@@ -18,7 +19,6 @@ from orchestrator.expand import arms_of
 from orchestrator.plan import Outcome, Plan, PlannedTrial, Planner
 from orchestrator.records import Phase, TrialState
 from orchestrator.study import TUNING_SEED, Protocol
-
 from trainers.curves import Curves, CurvesConfig
 
 BASE = flatten(CurvesConfig())
