@@ -100,8 +100,9 @@ class Crew:
             self._expired_at = time.monotonic()
             lost += self._ledger.expire(self._options.study)
         self.deaths += len(dead)
-        for key in lost:
-            self._say(f"trial {key} lost its worker and goes back to the queue")
+        if lost:
+            which = f"trial {lost[0]} lost its worker and goes" if len(lost) == 1 else f"{len(lost)} trials lost their worker and go"
+            self._say(f"{which} back to the queue")
 
     def stop(self, hasty: Callable[[], bool], wait: Callable[[], None]) -> None:
         """Asks every worker to checkpoint and end, and kills those that do not.

@@ -242,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("order", type=pathlib.Path, help="JSON file written by the launcher")
     order = WorkerOrder.read(parser.parse_args(arguments).order)
     sys.path[:] = list(dict.fromkeys([*sys.path, *order.paths]))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
     asked: list[str] = []
     workers: list[Worker] = []
 
