@@ -77,7 +77,8 @@ class Launches:
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of a launch."""
-        return [sys.executable, str(REPOSITORY / "launch.py"), str(self.study), *arguments, "--out", str(self.out), "--wandb", "disabled"]
+        wandb = () if "--wandb" in arguments else ("--wandb", "disabled")
+        return [sys.executable, str(REPOSITORY / "launch.py"), str(self.study), *arguments, "--out", str(self.out), *wandb]
 
     def run(self, *arguments: str, timeout_s: float = 120) -> Ended:
         """Launches and waits."""
