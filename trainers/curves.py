@@ -86,12 +86,12 @@ class Curves:
             if not curves or host.stopping:  # every curve was saved at its last rung
                 return
             started = time.monotonic()
-            reports = [curve.advance() for curve in curves.values()]
+            reports = {key: curve.advance() for key, curve in curves.items()}
             if not probed:
                 host.probed(_probe(curves, time.monotonic() - started))
                 probed = True
-            for key, verdict in host.report(reports).items():
-                if verdict is Verdict.CONTINUE:
+            for key, verdict in host.report(list(reports.values())).items():
+                if verdict is Verdict.CONTINUE and not reports[key].final:
                     curves[key].save()
                 else:
                     del curves[key]

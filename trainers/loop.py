@@ -145,7 +145,7 @@ class _Loop:
 
     def _obey(self, verdict: Verdict, place: int, state: LaneState) -> None:
         seat = self.seats[place]
-        if verdict is Verdict.CONTINUE:
+        if verdict is Verdict.CONTINUE and not seat.is_final:
             self._save(seat.lane, state)
             seat.head_on()
             return

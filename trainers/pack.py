@@ -22,7 +22,7 @@ from jax import lax
 
 from orchestrator.contract import FlatConfig, build
 from trainers import evaluate
-from trainers.config import DataConfig, VisionConfig
+from trainers.config import DataConfig, EvalConfig, VisionConfig
 from trainers.data import load
 from trainers.step import LaneState, Program, TrainData, root_key, traced_numbers
 
@@ -49,12 +49,13 @@ class Resident:
 
 
 @functools.lru_cache(maxsize=2)
-def resident(data: DataConfig, eval_batch: int) -> Resident:
+def resident(data: DataConfig, config: EvalConfig) -> Resident:
     """Reads a dataset and puts it on the device, once for all packs that follow one another."""
     splits = load(data)
-    batch = evaluate.batch_size(eval_batch, len(splits["val"].labels))
+    batch = evaluate.batch_size(config.batch_size, len(splits["val"].labels))
+    left_out = {"train"} if config.corrupted else {"train", "corrupted"}
+    measured = {name: evaluate.EvalSplit.cut(split, batch) for name, split in splits.items() if name not in left_out}
     train = splits["train"]
-    measured = {name: evaluate.EvalSplit.cut(split, batch) for name, split in splits.items() if name != "train"}
     return Resident(TrainData(jnp.asarray(train.images), jnp.asarray(train.labels)), measured)
 
 
@@ -105,8 +106,8 @@ class Programs:
             jobs = {
                 "chunk": threads.submit(_compiled, chunk, states, stack, np.zeros(width, np.int32), data.train, donate=0),
                 "logits": threads.submit(_compiled, logits, *predict),
-                "init": threads.submit(_compiled, program.init, root_key(0), numbers),
-                "put": threads.submit(_compiled, put, states, np.int32(0), template, donate=0),
+                "init": threads.submit(_compiled, program.init, root_key(0), numbers, once=True),
+                "put": threads.submit(_compiled, put, states, np.int32(0), template, donate=0, once=True),
             }
             measure = evaluate.measure_with(config.eval.ece_bins)
             metrics = {
@@ -134,7 +135,7 @@ class Pack:
     def __init__(self, flat: FlatConfig, signature: str, *, width: int, strategy: Strategy) -> None:
         config = build(VisionConfig, flat)
         self.width, self.strategy = width, strategy
-        self._data = resident(config.data, config.eval.batch_size)
+        self._data = resident(config.data, config.eval)
         self.programs = _programs(flat, signature, self._data, width, strategy)
         self._numbers = [traced_numbers(flat)] * width
         self._states = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _stacked_shapes(self.programs.template, width))
@@ -188,5 +189,7 @@ def _stacked_shapes(tree: Any, width: int) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype), tree)
 
 
-def _compiled(function: Callable[..., Any], *arguments: Any, donate: int | None = None) -> Callable[..., Any]:
-    return jax.jit(function, donate_argnums=() if donate is None else donate).lower(*arguments).compile()
+def _compiled(function: Callable[..., Any], *arguments: Any, donate: int | None = None, once: bool = False) -> Callable[..., Any]:
+    """The compiled function. What runs once a lane is not optimised, which halves the time that initialisation compiles."""
+    options = {"xla_backend_optimization_level": 0} if once and jax.default_backend() == "cpu" else {}
+    return jax.jit(function, donate_argnums=() if donate is None else donate).lower(*arguments).compile(compiler_options=options)

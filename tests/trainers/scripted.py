@@ -24,7 +24,6 @@ TINY_VISION = {
     "model.partition": True,
     "model.dropout": 0.1,
     "model.expert_dropout": 0.1,
-    "augment.mixup": 0.2,
     "train.steps": 12,
     "train.batch_size": 8,
     "train.rung_steps": 5,

@@ -1,0 +1,191 @@
+"""The pack's promises, on hashes of parameters: neighbours, width, refills, stops and divergence change no bit of a lane."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.contract import Lane, Report, Verdict
+from tests.trainers.scripted import TINY_VISION, ScriptedHost, answer_finished, lane
+from trainers import loop, pack
+from trainers.checkpoint import Checkpoint, content_hash, load, save
+from trainers.pack import Pack, Strategy
+from trainers.vision import Vision
+
+PROGRAM = f"{Vision.name} {Vision.version}"
+STEPS, RUNG = TINY_VISION["train.steps"], TINY_VISION["train.rung_steps"]
+
+# Lanes of one signature that differ in all that may differ.
+OURS = {"optim.learning_rate": 3e-3, "optim.weight_decay": 0.1}
+OTHERS: tuple[dict[str, Any], ...] = (
+    {"optim.learning_rate": 2e-2, "model.dropout": 0.4, "train.steps": 7},
+    {"model.router_noise": 3.0, "model.expert_dropout": 0.5, "train.steps": 17},
+    {"optim.clip_norm": 0.1, "optim.warmup_steps": 5, "model.head_bias": -2.0},
+    {"optim.b1": 0.5, "model.importance_weight": 0.5},
+)
+
+
+def ours(folder: pathlib.Path) -> Lane:
+    return lane(Vision(), folder, TINY_VISION | OURS, seed=11)
+
+
+def others(folder: pathlib.Path) -> list[Lane]:
+    return [lane(Vision(), folder, TINY_VISION | overrides, seed=seed) for seed, overrides in enumerate(OTHERS)]
+
+
+def train(lanes: Sequence[Lane], *, width: int = 3, strategy: Strategy = Strategy.MAP, **script: Any) -> ScriptedHost:
+    host = ScriptedHost(lanes, **script)
+    loop.train(host, program=PROGRAM, width=width, strategy=strategy)
+    return host
+
+
+def answer_lost_at_the_end(report: Report) -> Verdict:
+    """Goes on to the end, where the lane's last checkpoint is left in its folder."""
+    return Verdict.LOST if report.final else Verdict.CONTINUE
+
+
+def hash_of(one: Lane) -> str:
+    found = load(one.folder, one.key)
+    assert found is not None
+    return content_hash(found.arrays)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[int, Any]]:
+    """Hash of the state at the last rung before the end, and every report, of our lane trained by itself."""
+    one = ours(tmp_path_factory.mktemp("alone"))
+    host = train([one], answer=answer_lost_at_the_end)
+    return hash_of(one), host.curve(one.key)
+
+
+def test_a_lane_reports_each_rung_on_validation_and_its_end_on_every_split(alone: tuple[str, dict[int, Any]]) -> None:
+    curve = alone[1]
+    names = ("nll", "error", "ece", "brier", "diversity", "member_nll")
+    assert list(curve) == [RUNG, 2 * RUNG, STEPS]
+    assert set(curve[RUNG]) == {"train/loss"} | {f"val/{name}" for name in names}
+    assert set(curve[STEPS]) == set(curve[RUNG]) | {f"test/{name}" for name in names}
+    assert all(math.isfinite(value) for metrics in curve.values() for value in metrics.values())
+
+
+def test_neighbours_and_refills_change_no_bit(tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]]) -> None:
+    one = ours(tmp_path)
+    neighbours = others(tmp_path)
+    # Ours comes last: it enters when the shortest neighbour leaves, beside lanes in the middle of their rungs.
+    host = train([*neighbours[:3], one, neighbours[3]], answer=answer_lost_at_the_end)
+    assert host.curve(one.key) == alone[1]
+    assert hash_of(one) == alone[0]
+    assert set(host.finals()) == {neighbour.key for neighbour in neighbours} | {one.key}
+
+
+def test_the_width_changes_no_bit(tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]]) -> None:
+    one = ours(tmp_path)
+    host = train([one], width=1, answer=answer_lost_at_the_end)
+    assert host.curve(one.key) == alone[1]
+    assert hash_of(one) == alone[0]
+
+
+def test_one_lanes_nan_touches_no_other(tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]]) -> None:
+    one, bad = ours(tmp_path), lane(Vision(), tmp_path, TINY_VISION | {"optim.learning_rate": 1e30})
+    host = train([bad, one])
+    assert math.isnan(host.curve(bad.key)[RUNG]["val/nll"])
+    assert list(host.curve(bad.key)) == [RUNG], "a lane that was stopped trained on"
+    assert host.curve(one.key) == alone[1]
+
+
+@pytest.mark.parametrize("steps_before", [1, RUNG - 1, RUNG, RUNG + 2, STEPS - 1, STEPS])
+def test_a_lane_stopped_at_any_step_and_resumed_beside_others_ends_with_the_same_bits(
+    tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]], steps_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FIRST_STEPS", 1)
+    monkeypatch.setattr(loop, "LOOK_EVERY_S", 0.0)  # a chunk is one step, so that a stop can fall between any two
+    one = ours(tmp_path)
+    steps = 0
+
+    def counted(self: Pack, n_steps: Sequence[int]) -> None:
+        nonlocal steps
+        steps += n_steps[0]
+        advance(self, n_steps)
+
+    advance = Pack.advance
+    monkeypatch.setattr(Pack, "advance", counted)
+    stopped = train([one], stop_when=lambda host: steps >= steps_before, answer=answer_lost_at_the_end)  # noqa: ARG005
+    assert steps == steps_before
+    assert list(stopped.curve(one.key)) == [step for step in (RUNG, 2 * RUNG, STEPS) if step <= steps_before]
+    monkeypatch.undo()
+    resumed = train([*others(tmp_path)[:2], one], answer=answer_lost_at_the_end)
+    if steps_before < STEPS:
+        assert min(resumed.curve(one.key)) > steps_before, "a rung was trained again"
+    assert stopped.curve(one.key) | resumed.curve(one.key) == alone[1]
+    if steps_before <= 2 * RUNG:  # else the checkpoint that was left is that of the stop
+        assert hash_of(one) == alone[0]
+
+
+def test_lanes_at_a_rung_are_reported_in_one_call(tmp_path: pathlib.Path) -> None:
+    lanes = [lane(Vision(), tmp_path, TINY_VISION, seed=seed) for seed in range(3)]
+    host = train(lanes)
+    assert [[report.step for report in call] for call in host.calls] == [[RUNG] * 3, [2 * RUNG] * 3, [STEPS] * 3]
+
+
+def test_a_place_that_falls_free_is_filled_at_once_and_compiles_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train([ours(tmp_path / "first")])
+    monkeypatch.setattr(pack.Programs, "compiled", None)  # a call would raise
+    lanes = [*others(tmp_path), ours(tmp_path)]
+    drop = lanes[1].key
+    host = train(lanes, answer=lambda report: Verdict.STOP if report.key == drop else answer_finished(report))
+    assert [len(call) for call in host.calls][:3] == [3, 3, 3]
+    assert set(host.finals()) == {one.key for one in lanes} - {drop}
+
+
+def test_a_lane_that_is_finished_or_stopped_leaves_no_checkpoint_and_a_lost_one_does(tmp_path: pathlib.Path) -> None:
+    lanes = [lane(Vision(), tmp_path, TINY_VISION, seed=seed) for seed in range(3)]
+    late = {lanes[1].key: Verdict.STOP, lanes[2].key: Verdict.LOST}
+    train(lanes, answer=lambda report: late.get(report.key, answer_finished(report)) if report.step > RUNG else Verdict.CONTINUE)
+    assert [load(one.folder, one.key) is not None for one in lanes] == [False, False, True]
+
+
+def test_a_checkpoint_of_another_model_is_passed_over(
+    tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = ours(tmp_path)
+    # As after a change of the model that forgot to raise the trainer's version.
+    save(one.folder, Checkpoint(key=one.key, program="cpu", arrays={"params/old": np.zeros(3)}))
+    host = train([one])
+    assert host.curve(one.key) == alone[1]
+    assert "its arrays are not those of this model" in caplog.text
+
+
+def test_a_host_that_goes_on_after_the_final_report_gets_no_other(tmp_path: pathlib.Path) -> None:
+    one = lane(Vision(), tmp_path, TINY_VISION)
+    host = train([one], answer=lambda report: Verdict.CONTINUE)  # noqa: ARG005
+    assert [[report.final for report in call] for call in host.calls] == [[False], [False], [True]]
+
+
+def test_a_host_without_lanes_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "Pack", None)  # a call would raise
+    assert train([]).calls == []
+
+
+def test_what_is_probed_names_the_signature_and_the_backend(tmp_path: pathlib.Path) -> None:
+    from orchestrator.contract import signature_of
+
+    one = ours(tmp_path)
+    (probe,) = train([one]).probes
+    assert probe.signature == signature_of(Vision.config_class, one.config, program=PROGRAM)
+    assert (probe.strategy, probe.width) == ("map", 3)
+    assert probe.device.startswith("cpu · jax ")
+    assert probe.lane_step_s > 0
+    assert probe.compile_s > 0
+
+
+def test_vmap_trains_the_same_lanes_up_to_rounding(tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]]) -> None:
+    one = ours(tmp_path)
+    host = train([one, *others(tmp_path)[:3]], strategy=Strategy.VMAP)
+    # The first rung alone: rounding grows from step to step.
+    for name, value in host.curve(one.key)[RUNG].items():
+        np.testing.assert_allclose(value, alone[1][RUNG][name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert [max(host.curve(other.key)) for other in others(tmp_path)[:3]] == [7, 17, STEPS]
