@@ -84,15 +84,15 @@ class Driver:
                 return Ending.INTERRUPTED
             crew.mourn()
             rows = self._ledger.progress(self._study)
-            finished = sum(row.done + row.failed for row in rows)
-            if finished != self._finished:
-                deaths = crew.deaths
+            if _finished(rows) != self._finished:
+                self._finished, deaths = _finished(rows), crew.deaths
                 if self._may_advance(rows):
                     self._replan()
                     rows = self._ledger.progress(self._study)
-                self._finished = finished
-            self._show(crew, rows, force=not _left(rows))
-            if not _left(rows):
+            # What finished while the plan was made anew may have called for more: then it is made again.
+            is_over = not _left(rows) and _finished(rows) == self._finished
+            self._show(crew, rows, force=is_over)
+            if is_over:
                 return Ending.DONE
             if crew.deaths - deaths > MAX_DEATHS:
                 return Ending.STUCK
@@ -154,6 +154,10 @@ def _arm_progress(arm: PlannedArm, rows: Sequence[ProgressRow]) -> ArmProgress:
         steps_done=done * steps + sum(row.running_steps for row in rows),
         steps_total=total * steps,
     )
+
+
+def _finished(rows: Sequence[ProgressRow]) -> int:
+    return sum(row.done + row.failed for row in rows)
 
 
 def _left(rows: Sequence[ProgressRow]) -> bool:

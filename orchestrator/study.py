@@ -64,7 +64,10 @@ class Replicates:
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             refuse(
-                "Replicates needs a number", found=repr(self.n), expected="a whole number from 1", fix="give at least 1, better 5 or more"
+                "Replicates needs a number",
+                found=repr(self.n),
+                expected="a whole number from 1",
+                fix="give at least 1, better 8: an exact test needs that many to tell six arms apart",
             )
         if not 0 <= self.first_seed < TUNING_SEED - 1000:
             refuse(

@@ -43,7 +43,7 @@ def test_json_is_one_document_for_every_command(launches) -> None:
     assert plan["totals"]["new"] == plan["totals"]["pending"] == 9
     assert not launches.out.exists()
     result = launches.run("run", "--json").json
-    assert [arm["name"] for arm in result["arms"]] == ["plain", "wide", "deep"]
+    assert [arm["arm"] for arm in result["arms"]] == ["plain", "wide", "deep"]
     assert launches.run("plan", "--json").json["totals"]["cached"] == TOTAL
     assert launches.run("report", "--json").json == result
 

@@ -9,6 +9,7 @@ import re
 import textwrap
 
 import pytest
+
 from orchestrator.context import read_study
 from orchestrator.errors import StudyError
 from orchestrator.load import load_study
@@ -48,7 +49,7 @@ STUDY = 'Study(name="s", trainer="trainers.curves:Curves", base=CurvesConfig(), 
 def test_every_mistake_of_a_study_is_reported_in_one_message(tmp_path: pathlib.Path) -> None:
     path = write(
         tmp_path,
-        '''
+        """
         from trainers.config import VisionConfig
 
         STUDY = Study(
@@ -65,7 +66,7 @@ def test_every_mistake_of_a_study_is_reported_in_one_message(tmp_path: pathlib.P
             nuisance={"optim.learning_rate": LogUniform(1e-1, 1e-3), "optim.warmup": Values(1, 2)},
             protocol=Tune(trials=4, select="test/nll", then=Replicates(0)),
         )
-        ''',
+        """,
     )
     golden("every_mistake.txt", complaint(path, set=["train.stepps=3", "model.hidden=x", "nonsense"]))
 
