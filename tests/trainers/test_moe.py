@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -68,10 +69,13 @@ def test_buffers_fill_by_choice_then_by_token_or_by_confidence(placing, size, pr
         assert (flat[source] == position) if source < flat.size else (position not in flat)
 
 
+by_loop, by_sum = (jax.jit(functools.partial(count, experts=E)) for count in (_earlier_by_loop, _earlier_by_sum))
+
+
 @given(queue=hnp.arrays(np.int32, (2, 11), elements=st.integers(0, E - 1)))
 @settings(max_examples=20, deadline=None)
 def test_both_ways_of_counting_agree(queue):
-    np.testing.assert_array_equal(_earlier_by_loop(jnp.asarray(queue), E), _earlier_by_sum(jnp.asarray(queue), E))
+    np.testing.assert_array_equal(by_loop(queue), by_sum(queue))
 
 
 @pytest.mark.parametrize("copies", [1, R])
@@ -99,10 +103,16 @@ def test_moves_and_their_gradients_equal_one_hot_products(copies):
         buffers = jnp.einsum("rgskec,rgsd->regcd", one_hot, jnp.broadcast_to(tokens, (R, G, S, D)))
         return buffers, jnp.einsum("rgskec,regcd,rgsk->rgsd", one_hot, jnp.sin(buffers * scale), gate)
 
-    np.testing.assert_array_equal(moved(tokens, gate)[0].reshape(buffers_by_hand.shape), buffers_by_hand)
-    np.testing.assert_allclose(moved(tokens, gate)[1], by_hand(tokens, gate)[1], atol=1e-6)
-    found = jax.grad(lambda *a: (moved(*a)[1] * weight).sum(), argnums=(0, 1))(tokens, gate)
-    expected = jax.grad(lambda *a: (by_hand(*a)[1] * weight).sum(), argnums=(0, 1))(tokens, gate)
+    def with_gradients(function):
+        def weighted(*arguments):
+            buffers, mixed = function(*arguments)
+            return (mixed * weight).sum(), (buffers, mixed)
+
+        return jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))(tokens, gate)
+
+    (found, (buffers, mixed)), (expected, (_, mixed_by_hand)) = map(with_gradients, (moved, by_hand))
+    np.testing.assert_array_equal(buffers.reshape(buffers_by_hand.shape), buffers_by_hand)
+    np.testing.assert_allclose(mixed, mixed_by_hand, atol=1e-6)
     for f, e in zip(found, expected, strict=True):
         np.testing.assert_allclose(f, e, atol=1e-5)
 

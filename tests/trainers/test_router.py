@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from trainers.models.router import Router, importance_loss, load_loss, route
+from trainers.models import router
+from trainers.models.router import Router, importance_loss, load_loss
 
+route = jax.jit(router.route, static_argnames="k")
 SHAPE = (2, 3, 7, 4)  # [router, group, token, expert]
 
 
@@ -39,7 +41,7 @@ def test_gates_are_the_largest_of_a_softmax_over_all_experts(logits, noise, k):
 def test_kept_gates_are_not_renormalised(logits):
     routing = route(logits, k=2)
     assert np.all(np.asarray(routing.gate).sum(-1) < 0.999)
-    single = jax.grad(lambda x: route(x, k=1).gate.sum())(logits)
+    single = jax.jit(jax.grad(lambda x: route(x, k=1).gate.sum()))(logits)
     assert np.abs(single).max() > 0.01
 
 
@@ -62,14 +64,19 @@ def test_the_importance_loss_does_not_see_the_noise(logits, noise):
     assert float(noisy.importance) == float(route(logits, k=2).importance)
 
 
-@pytest.mark.parametrize("sigma", [0.0, 1e-9, 1e-3, 1.0])
-@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
-def test_gradients_are_finite_at_a_zero_router_and_without_noise(logits, noise, sigma, scale):
-    def loss(x, std):
-        routing = route(x, k=2, noise=std * 2 * noise, sigma=std)
+@pytest.fixture(scope="module")
+def total():
+    def loss(logits, noise, sigma):
+        routing = route(logits, k=2, noise=2 * sigma * noise, sigma=sigma)
         return routing.importance + routing.load + routing.gate.sum()
 
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(scale * logits, jnp.float32(sigma))
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 2)))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1e-9, 1e-3, 1.0])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
+def test_gradients_are_finite_at_a_zero_router_and_without_noise(logits, noise, total, sigma, scale):
+    value, gradients = total(scale * logits, noise, jnp.float32(sigma))
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in gradients)
 
@@ -84,8 +91,8 @@ def test_the_losses_vanish_at_perfect_balance():
 def test_routers_of_an_ensemble_are_the_columns_of_the_single_router():
     tokens = jnp.asarray(np.random.default_rng(2).normal(size=(1, 2, 5, 6)), jnp.float32)
     single, several = Router(8, 1, 2), Router(8, 2, 2)
-    one = single.init(jax.random.key(0), tokens, sigma=None)["params"]["kernel"]
-    two = several.init(jax.random.key(0), tokens, sigma=None)["params"]["kernel"]
+    kernels = jax.jit(lambda key: [r.init(key, tokens, sigma=None)["params"]["kernel"] for r in (single, several)])
+    one, two = kernels(jax.random.key(0))
     assert two.shape == (6, 2, 4)
     np.testing.assert_array_equal(one, two.reshape(6, 8))
 
@@ -94,8 +101,10 @@ def test_noise_is_drawn_for_each_token_of_each_router_with_the_given_deviation()
     tokens, several = jnp.ones((1, 4, 500, 3)), Router(8, 2, 1)
     variables = {"params": {"kernel": jnp.zeros((3, 2, 4))}}
 
+    apply = jax.jit(lambda sigma: several.apply(variables, tokens, sigma=sigma, rngs={"gating": jax.random.key(1)}))
+
     def share(sigma):
-        routing = several.apply(variables, tokens, sigma=jnp.float32(sigma), rngs={"gating": jax.random.key(1)})
+        routing = apply(sigma)
         return np.asarray(routing.expert[..., 0]), np.asarray(routing.gate[..., 0])
 
     (expert, gate), (_, wide) = share(0.1), share(0.2)
