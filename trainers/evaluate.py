@@ -19,6 +19,7 @@ from trainers.data import Split
 from trainers.step import Program, Traced
 
 LARGEST_BATCH = 512
+OF_MEMBERS = ("diversity", "member_nll")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,10 +58,14 @@ def logits_where(program: Program, params: Any, traced: Traced, active: jax.Arra
 
 
 def measure_with(bins: int) -> Callable[[Sequence[jax.Array], jax.Array], Mapping[str, jax.Array]]:
-    """Function of every batch's logits, [lane, member, image, class], and the classes to metrics of each lane, [lane]."""
+    """Function of every batch's logits, [lane, member, image, class], and the classes to metrics of each lane, [lane].
+
+    What compares members is left out where there is only one: no diversity is not a diversity of 0.
+    """
 
     def measure(logits: Sequence[jax.Array], labels: jax.Array) -> Mapping[str, jax.Array]:
         whole = jnp.concatenate(logits, axis=2)[:, :, : labels.shape[0]]
-        return lax.map(lambda lane: metrics.evaluate(lane, labels, bins=bins), whole)
+        found = lax.map(lambda lane: metrics.evaluate(lane, labels, bins=bins), whole)
+        return found if whole.shape[1] > 1 else {name: value for name, value in found.items() if name not in OF_MEMBERS}
 
     return measure

@@ -131,8 +131,8 @@ def _others(rest: Sequence[ArmEffect], metric: str) -> list[str]:
     """What the other arms do, in a sentence for each kind; nothing where no interval is known."""
     rest = [effect for effect in rest if not math.isnan(effect.effect.p)]
     kinds = {
-        f"Lower {label(metric)}: ": [effect.arm for effect in rest if effect.resolved and effect.effect.mean < 0],
-        f"Higher {label(metric)}: ": [effect.arm for effect in rest if effect.resolved and effect.effect.mean > 0],
+        f"Lower {label(metric)}: ": [_with_size(effect) for effect in rest if effect.resolved and effect.effect.mean < 0],
+        f"Higher {label(metric)}: ": [_with_size(effect) for effect in rest if effect.resolved and effect.effect.mean > 0],
         "Not resolved: ": [_with_needed(effect) for effect in rest if not effect.resolved],
     }
     return [f"{words}{listed(_shortened(names))}." for words, names in kinds.items() if names]
@@ -140,6 +140,12 @@ def _others(rest: Sequence[ArmEffect], metric: str) -> list[str]:
 
 def _infinite(unknown: list[str]) -> str:
     return f"Not finite in some replicate: {listed(_shortened(unknown))}." if unknown else ""
+
+
+def _with_size(effect: ArmEffect) -> str:
+    found, decimals = effect.effect, decimals_of(effect.effect.difference)
+    error = f" ± {fixed(found.se, decimals)}" if found.se > 0 else ""
+    return f"{effect.arm} (by {fixed(abs(found.mean), decimals)}{error})"
 
 
 def _with_needed(effect: ArmEffect) -> str:

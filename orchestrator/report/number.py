@@ -15,10 +15,11 @@ _MOST_DECIMALS = 8
 def decimals_for(means: Iterable[Mean]) -> int:
     """Decimals of a column: the median standard error keeps one digit, or two if it starts with 1.
 
-    Without a standard error, four digits of the largest value, less the zeros that all values end with.
+    Errors below a thousandth of the largest are zeros with rounding, and not asked. Without a standard error, four digits of the largest value, less the zeros that all values end with.
     """
     rows = [row for row in means if math.isfinite(row.mean)]
-    errors = sorted(row.se for row in rows if row.se > 0)
+    largest_error = max((row.se for row in rows), default=0.0)
+    errors = sorted(row.se for row in rows if row.se > 1e-3 * largest_error)
     if errors:
         return decimals_of_error(errors[len(errors) // 2])
     values = [row.mean for row in rows]
