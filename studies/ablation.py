@@ -6,8 +6,10 @@ ensemble members (partitioning) and lets each member see its own copy of every i
 whether more router noise makes tiled members differ. The paper's table on ImageNet: only both together help (NLL .612
 against .636 for V-MoE), and only then do members disagree.
 
-Expected here: E³ below V-MoE in test NLL, the single ingredients near V-MoE. `--profile laptop` trains on the first 200
-digits, long enough for a single model to be over-confident; `--profile paper` is the published setting.
+Expected here: E³ below V-MoE by about 0.1 in test NLL, tiling alone no better than V-MoE, partitioning in between. On
+200 images the dense ViT is as good as E³: sparse experts need more to learn from. The laptop profile trains on the first
+200 digits, long enough for a single model to be over-confident (about 5 minutes on two CPU cores); the paper profile is the
+published setting.
 
     python launch.py studies/ablation.py
 """
