@@ -36,7 +36,7 @@ class CurvesConfig:
     noise: float = traced(0.01, "standard deviation of the noise that each rung adds, in nats", low=0.0)
     steps: int = traced(100, "steps of a trial", low=1)
     rung_steps: int = static(20, "steps between reports and checkpoints", low=1)
-    sleep_s: float = traced(0.0, "seconds that a rung takes", low=0.0)
+    sleep_s: float = traced(0.0, "seconds that a rung of this lane takes", low=0.0)
     diverge_above: float = traced(1e6, "learning rate above which the first rung is NaN", low=0.0)
     raise_at: int = traced(0, "step at which the trainer raises; 0 is never", low=0)
     kill_at: int = traced(0, "step at which the process kills itself, on every attempt; 0 is never", low=0)
@@ -50,12 +50,8 @@ class Curves:
     version = "1"
     config_class = CurvesConfig
 
-    def problems(self, config: FlatConfig) -> Sequence[Problem]:
-        """A rung longer than the trial would never be reached."""
-        curves = build(CurvesConfig, config)
-        if curves.rung_steps <= curves.steps:
-            return []
-        return [Problem("rung_steps is more than steps", str(curves.rung_steps), f"1 to {curves.steps}", "lower rung_steps")]
+    def problems(self, config: FlatConfig) -> Sequence[Problem]:  # noqa: ARG002 - any two settings go together
+        return ()
 
     def cost(self, config: FlatConfig) -> Mapping[str, float]:
         """Of a square layer, counted as 6 FLOPs a parameter."""
@@ -83,12 +79,19 @@ class Curves:
         probed = False
         while True:
             curves |= {lane.key: _Curve.opened(lane) for lane in host.pull(WIDTH - len(curves))}
+            started = time.monotonic()
+            ends = started + sum(curve.config.sleep_s for curve in curves.values())
+            while not host.stopping and (left := ends - time.monotonic()) > 0:
+                time.sleep(min(left, 0.05))
             if not curves or host.stopping:  # every curve was saved at its last rung
                 return
-            started = time.monotonic()
             reports = {key: curve.advance() for key, curve in curves.items()}
             if not probed:
-                host.probed(_probe(curves, time.monotonic() - started))
+                lane_step_s = (time.monotonic() - started) / sum(report.step for report in reports.values())
+                signature = signature_of(CurvesConfig, curves[next(iter(curves))].lane.config, program=f"{self.name} {self.version}")
+                host.probed(
+                    Probe(signature=signature, device="cpu", strategy="sequence", width=WIDTH, compile_s=0.0, lane_step_s=lane_step_s)
+                )
                 probed = True
             for key, verdict in host.report(list(reports.values())).items():
                 if verdict is Verdict.CONTINUE and not reports[key].final:
@@ -135,7 +138,6 @@ class _Curve:
         config, before = self.config, self.step
         self.step = min(before + config.rung_steps - before % config.rung_steps, config.steps)
         self._fail_between(before, self.step)
-        time.sleep(config.sleep_s)
         decades = math.log10(config.learning_rate / config.optimum)
         floor = config.floor * (100 / config.size) ** 0.25 + 0.2 * decades**2
         draw = random.Random(f"{self.lane.seed} {self.step}")
@@ -156,15 +158,6 @@ class _Curve:
             killed.parent.mkdir(parents=True, exist_ok=True)
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _probe(curves: Mapping[str, _Curve], elapsed_s: float) -> Probe:
-    lane_steps = sum(curve.step for curve in curves.values())
-    flat = next(iter(curves.values())).lane.config
-    signature = signature_of(CurvesConfig, flat, program=f"{Curves.name} {Curves.version}")
-    return Probe(
-        signature=signature, device="cpu", strategy="sequence", width=WIDTH, compile_s=0.0, lane_step_s=elapsed_s / max(lane_steps, 1)
-    )
 
 
 if __name__ == "__main__":

@@ -137,8 +137,8 @@ def _trained(trainer: Trainer, lane: Lane) -> SoloHost:
         del number, frame
         if host.stopping:
             sys.exit(130)
-        print("stopping: saving a checkpoint (again to leave at once)", file=sys.stderr, flush=True)
         host.stop()
+        print("stopping: saving a checkpoint (again to leave at once)", file=sys.stderr, flush=True)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
