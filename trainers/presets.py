@@ -9,7 +9,7 @@ def laptop() -> VisionConfig:
     """Tiny sparse transformers on the first 200 digits, trained long: a few seconds a trial on one core.
 
     The regime is the one where an ensemble has something to give: few images, trained until a single model is
-    over-confident. With 300 images and 600 steps the same differences are there, but half as large against their spread.
+    over-confident. With 300 images and 600 steps the same differences are there, less than half as large.
     """
     return VisionConfig(
         data=DataConfig(dataset="digits", classes=10, image_size=8, channels=1, train_examples=200),
