@@ -7,6 +7,7 @@ import enum
 import math
 from collections.abc import Sequence
 
+from orchestrator.analysis.best import best_arms
 from orchestrator.analysis.effects import ArmEffect, baseline_of, effects
 from orchestrator.analysis.metrics import direction_of, quality_metric
 from orchestrator.analysis.paired import ALPHA, fewest_replicates
@@ -64,14 +65,19 @@ def answer(record: StudyRecord) -> Answer:
         claim = f"No answer yet: no arm shares a finished replicate of finite {label(metric)} with the baseline {baseline}"
         return Answer(standing=Standing.OPEN, claim=claim)
     unknown = [effect.arm for effect in effects(record, metric) if effect.effect.n and not math.isfinite(effect.effect.mean)]
-    return _compared(metric, found, unknown, better=1.0 if direction_of(record, metric) == "maximize" else -1.0)
+    better = 1.0 if direction_of(record, metric) == "maximize" else -1.0
+    return _compared(metric, found, unknown, frozenset(best_arms(record, metric)), better=better)
 
 
-def _compared(metric: str, found: Sequence[ArmEffect], unknown: list[str], *, better: float) -> Answer:
-    """The lead is the largest resolved gain; without one, the arm that is nearest to a gain."""
+def _compared(metric: str, found: Sequence[ArmEffect], unknown: list[str], best: frozenset[str], *, better: float) -> Answer:
+    """The lead is the resolved gain among the best arms that the study lists first: the replicates cannot tell these apart.
+
+    Else it is the largest resolved gain; without one, the arm that is nearest to a gain.
+    """
     ranked = sorted(found, key=lambda effect: -better * effect.effect.mean)
     gains = [effect for effect in ranked if effect.resolved and better * effect.effect.mean > 0]
-    lead = gains[0] if gains else ranked[0]
+    listed_first = [effect for effect in found if effect in gains and effect.arm in best]
+    lead = (listed_first or gains or ranked)[0]
     rest = [effect for effect in found if effect is not lead]
     decimals = decimals_of(lead.effect.difference)
     claim = _gain_or_loss(lead, metric, decimals) if lead.resolved else _difference(lead, metric, decimals)

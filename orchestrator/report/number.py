@@ -15,7 +15,8 @@ _MOST_DECIMALS = 8
 def decimals_for(means: Iterable[Mean]) -> int:
     """Decimals of a column: the median standard error keeps one digit, or two if it starts with 1.
 
-    Errors below a thousandth of the largest are zeros with rounding, and not asked. Without a standard error, four digits of the largest value, less the zeros that all values end with.
+    Errors below a thousandth of the largest are zeros with rounding, and not asked. Without a standard error, four digits
+    of the largest value, less the zeros that all values end with.
     """
     rows = [row for row in means if math.isfinite(row.mean)]
     largest_error = max((row.se for row in rows), default=0.0)

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from orchestrator.records import ObjectiveRecord, Phase, StudyRecord, TrialRecord, TrialState
 from orchestrator.report import summary_json, terminal_table, write
+from orchestrator.report.answer import answer
 from tests.studyrecords import ABLATION, OBJECTIVES, FakeArm, study_record, with_metrics, without_result
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "report"
@@ -199,6 +200,14 @@ def test_a_page_says_what_is_missing_and_why(reports: dict[str, pathlib.Path]) -
 )
 def test_the_answer_says_how_far_it_goes(case: str, said: str, reports: dict[str, pathlib.Path]) -> None:
     assert said in shown(page_of(reports[case]))
+
+
+def test_of_arms_that_cannot_be_told_apart_the_one_listed_first_leads() -> None:
+    baseline = FakeArm(name="V-MoE", overrides={}, nll=0.3, train_gflops=1.0, baseline=True)
+    arms = [FakeArm(name=name, overrides={}, nll=nll, train_gflops=1.0) for name, nll in (("first", 0.2002), ("second", 0.2))]
+    assert answer(study_record([baseline, *arms])).claim.startswith("first lowers test NLL by ")
+    arms[0] = dataclasses.replace(arms[0], nll=0.25)
+    assert answer(study_record([baseline, *arms])).claim.startswith("second lowers test NLL by ")
 
 
 def test_the_best_is_bold_and_the_baseline_marked(reports: dict[str, pathlib.Path]) -> None:
