@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -14,8 +15,8 @@ from rich.text import Text
 
 from orchestrator.context import Context, plan_view, planned, read_study
 from orchestrator.crew import Crew, CrewOptions
-from orchestrator.driver import Driver, Ending, unfinished
-from orchestrator.errors import OrchestratorError, StudyError
+from orchestrator.driver import Driver, Ending, prepare_data, unfinished
+from orchestrator.errors import OrchestratorError
 from orchestrator.exits import DONE, INCOMPLETE, INTERRUPTED
 from orchestrator.ledger import Ledger, NoLedgerError
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
@@ -24,20 +25,22 @@ from orchestrator.provenance import launcher_provenance
 from orchestrator.publisher import Publisher
 from orchestrator.records import StudyRecord
 from orchestrator.spec import spec_of, study_record
+from orchestrator.trackers import ResolvedMode, resolve_mode
 
 
 def run(options: argparse.Namespace) -> int:
     """Plans, trains what is missing, reports."""
     context = read_study(options)
     view = _view_before(context, options)
-    if view.data_problems:
-        raise StudyError.of(view.data_problems)
+    mode = resolve_mode(options.wandb, os.environ)
+    if view.work:
+        prepare_data(context.trainer, view.plan)
     console = Console(stderr=True)
     if not _agreed(view, options, console):
         return DONE
     ledger = Ledger.open(context.ledger_path)
     console.print("\n".join(summary_lines(view)), highlight=False, markup=False, soft_wrap=True)
-    ending, complete = _drive(context, ledger, options, console)
+    ending, complete = _drive(context, ledger, options, mode, console)
     if ending is Ending.INTERRUPTED:
         console.print(f"stopped; nothing is lost. To go on: {options.again}", highlight=False, markup=False, soft_wrap=True)
         return INTERRUPTED
@@ -109,7 +112,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, console: Console) -> tuple[Ending, bool]:
+def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, mode: ResolvedMode, console: Console) -> tuple[Ending, bool]:
     """Runs the study; how that ended, and whether every trial has a result."""
     from orchestrator.executors.local import LocalExecutor
 
@@ -123,9 +126,7 @@ def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, consol
         workers=options.workers,
         provenance=provenance,
     )
-    publisher = Publisher(
-        context.study.name, ledger, ledger_path=context.ledger_path, folder=context.folder, wandb=options.wandb, console=console
-    )
+    publisher = Publisher(context.study.name, ledger, ledger_path=context.ledger_path, folder=context.folder, mode=mode, console=console)
     planner = context.planner
     driver = Driver(
         planner, ledger, view, lambda plan: spec_of(planner.study, planner.trainer, planner.base, context.profile, plan, provenance)

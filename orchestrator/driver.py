@@ -61,14 +61,12 @@ class Driver:
             on_start: Called when there is something to train, before the first worker starts.
 
         Raises:
-            DataError: The data cannot be prepared.
             LaunchError: Workers cannot be started.
         """
         self._replan()
         self._ledger.request_stop(self._study, False)
         if not _left(self._ledger.progress(self._study)):
             return Ending.DONE
-        _prepare(self._trainer, self._plan)
         with self._signals_caught(), crew() as workers, self._view.shown():
             on_start()
             ending = self._loop(workers)
@@ -164,7 +162,11 @@ def _left(rows: Sequence[ProgressRow]) -> bool:
     return any(row.running + row.waiting for row in rows)
 
 
-def _prepare(trainer: Trainer, plan: Plan) -> None:
-    """Makes every dataset readable, once, before anybody trains."""
+def prepare_data(trainer: Trainer, plan: Plan) -> None:
+    """Makes every dataset readable, once, before anything is written and anybody trains.
+
+    Raises:
+        DataError: One cannot be prepared here.
+    """
     for cell in {trial.cell.signature: trial.cell for trial in plan.trials}.values():
         trainer.prepare(cell.config)

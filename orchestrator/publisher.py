@@ -21,7 +21,7 @@ from rich.console import Console
 
 from orchestrator.ledger import Ledger
 from orchestrator.spec import study_record
-from orchestrator.trackers import ResolvedMode, StudyHeader, Tracker, WandbMode, WandbTracker, resolve_mode
+from orchestrator.trackers import ResolvedMode, StudyHeader, Tracker, WandbMode, WandbTracker
 
 POLL_S = 1.0
 DRAIN_S = 60.0  # that a finished run waits for its last trials to be copied
@@ -31,10 +31,10 @@ class Publisher:
     """The launcher's side: starts the process when there is something to copy, and waits for it at the end."""
 
     def __init__(
-        self, study: str, ledger: Ledger, *, ledger_path: pathlib.Path, folder: pathlib.Path, wandb: str, console: Console
+        self, study: str, ledger: Ledger, *, ledger_path: pathlib.Path, folder: pathlib.Path, mode: ResolvedMode, console: Console
     ) -> None:
         self._study, self._ledger, self._path, self._folder, self._console = study, ledger, ledger_path, folder, console
-        self._mode: ResolvedMode = resolve_mode(wandb, os.environ)
+        self._mode = mode
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

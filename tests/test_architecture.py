@@ -36,7 +36,7 @@ JOINS = {
     "worker": frozenset({"executors", "stopping"}),
     "publisher": frozenset({"trackers"}),
     "crew": frozenset({"executors"}),
-    "commands": frozenset({"executors", "analysis", "report"}),
+    "commands": frozenset({"executors", "analysis", "report", "trackers"}),
 }
 
 # Where a library may be imported at all; `lazily` where it may be, but only inside a function.

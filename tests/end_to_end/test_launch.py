@@ -100,6 +100,22 @@ def test_a_mistake_is_a_message_and_exit_code_2_and_writes_nothing(launches) -> 
     assert "closest: steps" in unknown.err
 
 
+def test_a_dataset_that_cannot_be_read_is_planned_and_refused_before_anything_is_written(launches) -> None:
+    launches.study.write_text(
+        "from orchestrator import *\nfrom trainers import presets\n"
+        'STUDY = Study(name="families", trainer="trainers.vision:Vision", base=presets.paper(), arms=[Arm("a")], protocol=Replicates(2))\n'
+    )
+    planned = launches.run("plan")
+    assert planned.code == 0
+    assert "2 trials to run" in planned.out
+    refused = launches.run()
+    assert refused.code == 2
+    for ended in (planned, refused):
+        assert "dataset 'imagenet2012' is not prepared" in ended.err
+        assert "download_and_prepare" in ended.err
+    assert not launches.out.exists()
+
+
 def test_a_trial_that_raises_is_retried_reported_and_costs_itself_only(launches) -> None:
     launches.write(arms=(PLAIN, 'Arm("broken", {"raise_at": 40})'))
     ended = launches.run()
