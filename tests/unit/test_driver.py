@@ -1,0 +1,126 @@
+"""The driver's loop against a real ledger, with a crew that trains nothing and answers at once."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from orchestrator import Arm, LogUniform, Replicates, Study, Tune
+from orchestrator.config import flatten
+from orchestrator.driver import MAX_DEATHS, Driver, Ending
+from orchestrator.ledger import Entry, Ledger
+from orchestrator.plan import Planner
+from orchestrator.progress import View
+from orchestrator.records import TrialState
+from orchestrator.spec import spec_of
+from trainers.curves import Curves, CurvesConfig
+
+TRAINER = Curves()
+STUDY = Study(
+    name="s",
+    trainer=TRAINER.name,
+    base=CurvesConfig(),
+    arms=[Arm("a"), Arm("b", {"size": 200})],
+    nuisance={"learning_rate": LogUniform(1e-3, 1)},
+    protocol=Tune(trials=2, select="val/nll", then=Replicates(2)),
+)
+TOTAL = 8
+
+
+class Crew:
+    """Workers that finish a trial each time the driver looks."""
+
+    active = 1
+
+    def __init__(self, ledger: Ledger, *, works: bool = True) -> None:
+        self.ledger, self.works, self.deaths = ledger, works, 0
+        self.worker: int | None = None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def mourn(self) -> None:
+        self.deaths += not self.works
+
+    def staff(self, waiting: int) -> None:
+        if self.works and waiting:
+            self.finish_one()
+
+    def stop(self, hasty: Callable[[], bool], wait: Callable[[], None]) -> None:
+        assert not hasty()
+        wait()
+
+    def finish_one(self) -> None:
+        if self.worker is None:
+            self.worker = self.ledger.register_worker("s", identity="s/worker-0-a1", host="here", pid=1, started="1")
+        for trial in self.ledger.lease("s", self.worker, 1, lease_s=60):
+            entry = Entry(key=trial.key, fence=trial.fence, step=1, metrics={"val/nll": 1.0, "test/nll": 1.0}, outcome=TrialState.COMPLETE)
+            assert self.ledger.record(self.worker, [entry])[trial.key]
+
+
+@pytest.fixture
+def ledger(tmp_path: pathlib.Path) -> Ledger:
+    return Ledger.open(tmp_path / "ledger.db")
+
+
+@pytest.fixture
+def driver(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    monkeypatch.setattr("orchestrator.driver.TICK_S", 0.0)
+    planner = Planner(STUDY, TRAINER, flatten(CurvesConfig()))
+    view = View(Console(file=io.StringIO()), "s")
+    return Driver(planner, ledger, view, lambda plan: spec_of(STUDY, TRAINER, planner.base, "", plan, {}))
+
+
+def complete(ledger: Ledger) -> int:
+    return sum(row.done for row in ledger.progress("s"))
+
+
+def test_replicates_follow_tuning_until_nothing_is_left(driver: Driver, ledger: Ledger) -> None:
+    started: list[bool] = []
+    assert driver.run(lambda: Crew(ledger), on_start=lambda: started.append(True)) is Ending.DONE
+    assert complete(ledger) == TOTAL
+    assert started == [True]
+
+
+def test_what_finishes_while_the_plan_is_made_anew_is_not_overlooked(
+    driver: Driver, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew, replan = Crew(ledger), driver._replan
+
+    def slow_replan() -> None:
+        replan()
+        if crew.worker is not None:
+            crew.finish_one()
+
+    monkeypatch.setattr(driver, "_replan", slow_replan)
+    assert driver.run(lambda: crew, on_start=lambda: None) is Ending.DONE
+    assert complete(ledger) == TOTAL
+
+
+def test_a_finished_study_starts_nobody(driver: Driver, ledger: Ledger) -> None:
+    driver.run(lambda: Crew(ledger), on_start=lambda: None)
+
+    def nobody() -> Crew:
+        raise AssertionError("there is nothing to do")
+
+    assert driver.run(nobody, on_start=lambda: None) is Ending.DONE
+
+
+def test_workers_that_only_die_end_the_run(driver: Driver, ledger: Ledger) -> None:
+    crew = Crew(ledger, works=False)
+    assert driver.run(lambda: crew, on_start=lambda: None) is Ending.STUCK
+    assert crew.deaths > MAX_DEATHS
+    assert complete(ledger) == 0
+
+
+def test_a_study_that_is_asked_to_stop_stops(driver: Driver, ledger: Ledger) -> None:
+    assert driver.run(lambda: Crew(ledger), on_start=lambda: ledger.request_stop("s", True)) is Ending.INTERRUPTED
+    assert complete(ledger) < TOTAL
+    assert driver.run(lambda: Crew(ledger), on_start=lambda: None) is Ending.DONE
+    assert complete(ledger) == TOTAL
