@@ -61,7 +61,7 @@ def proposals(
 
     kind, points, history = SamplerKind(sampler), list[dict[str, Value]](), list[Past]()
     while len(points) < n:
-        size = n - len(points) if kind is not SamplerKind.TPE else min(ADAPTIVE_BATCH, n - len(points))
+        size = min(ADAPTIVE_BATCH, n - len(points)) if kind.is_adaptive else n - len(points)
         batch = propose(dict(axes), history, size, sampler=kind, seed=seed, direction=direction, context=context)
         points += batch
         scores = [score(point) for point in batch] if len(points) < n else []
