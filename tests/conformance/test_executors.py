@@ -298,9 +298,8 @@ def test_a_unit_that_ended_with_nobody_looking_is_lost(name: str, fleet: Fleet, 
     assert (unit.status, unit.exit_code) == (UnitStatus.LOST, None)
 
 
-def test_a_unit_is_found_whose_launcher_died_before_it_could_say_so(name: str, fleet: Fleet, tmp_path: pathlib.Path) -> None:
-    if name != "local":
-        pytest.skip("the launcher that dies there starts local processes")
+@pytest.mark.parametrize("name", ["local"], indirect=True)  # the launcher that dies there starts local processes
+def test_a_unit_is_found_whose_launcher_died_before_it_could_say_so(fleet: Fleet, tmp_path: pathlib.Path) -> None:
     ended(launch("dies-after-launch", tmp_path, "loner"), None)
     [unit] = fleet.reattach()
     assert (unit.identity, unit.pid) == ("tiling/a1", pids(tmp_path)[0])
