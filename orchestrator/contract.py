@@ -26,6 +26,7 @@ __all__ = [
     "Problem",
     "Report",
     "Trainer",
+    "Usage",
     "Value",
     "Verdict",
     "build",
@@ -65,12 +66,14 @@ class Report:
         step: Optimizer steps done so far. Reporting a step again replaces what was said of it.
         metrics: `split/name` to value, such as `val/nll`. A NaN or infinite value marks the lane as diverged.
         final: The lane is finished and these metrics are its result.
+        provenance: How the lane is run, such as device, strategy and width; kept with its result.
     """
 
     key: str
     step: int
     metrics: Mapping[str, float]
     final: bool = False
+    provenance: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 class Verdict(enum.Enum):
@@ -78,6 +81,7 @@ class Verdict(enum.Enum):
 
     CONTINUE = "continue"
     STOP = "stop"  # by a rule, or diverged: drop the lane, its state is already recorded
+    PAUSE = "pause"  # others have to reach this rung first: save a checkpoint, drop the lane, and say `parked` once it is on disk
     LOST = "lost"  # the lease is gone: drop the lane, another worker has it
     FINISHED = "finished"  # the final report was recorded
 
@@ -91,8 +95,10 @@ class Probe:
         device: Hardware and software that the figure is true for, such as `cpu · jax 0.10.2`.
         strategy: How lanes were run: `map`, `vmap`, …
         width: Lanes in the pack.
-        compile_s: Seconds of tracing, compiling and first evaluation, paid once for a signature and worker.
-        lane_step_s: Seconds per optimizer step of one lane, evaluation included.
+        compile_s: Seconds of tracing and compiling, paid once for a signature and worker.
+        lane_step_s: Seconds of the pack per optimizer step of one lane, with its share of the evaluations at rungs.
+        lane_s: Seconds of the pack that a lane costs beside its steps: entering, and the final evaluation.
+        memory_bytes: That the pack's states and temporaries take on the device; 0 where it is not known.
     """
 
     signature: str
@@ -101,6 +107,37 @@ class Probe:
     width: int
     compile_s: float
     lane_step_s: float
+    lane_s: float = 0.0
+    memory_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Where the time of a pack went, in seconds of the worker's wall clock.
+
+    Attributes:
+        signature: Of its lanes.
+        strategy: How they were run.
+        width: Places for lanes.
+        lane_steps: Optimizer steps, over all lanes.
+        compile_s: Spent before the first step could start.
+        train_s: In training steps.
+        evaluate_s: In evaluations.
+        other_s: In reports, checkpoints, entering and leaving.
+        lane_s: Place-seconds in which a place held a lane, of all of the above but compiling.
+        place_s: Place-seconds in which a place could have held one: while trials of the signature waited, or it held one.
+    """
+
+    signature: str
+    strategy: str
+    width: int
+    lane_steps: int
+    compile_s: float
+    train_s: float
+    evaluate_s: float
+    other_s: float
+    lane_s: float
+    place_s: float
 
 
 class Host(Protocol):
@@ -119,8 +156,29 @@ class Host(Protocol):
         """Records what several lanes say at a rung, in one transaction, and says what happens to each."""
         ...
 
+    def parked(self, keys: Sequence[str]) -> None:
+        """The checkpoints of these paused lanes are on disk: whoever goes on with them finds them."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Trials of the pack's signature that wait in the queue, for this worker or another."""
+        ...
+
+    def upcoming(self) -> FlatConfig | None:
+        """A config of the signature that would be trained next, to compile meanwhile; None when no other one waits."""
+        ...
+
+    def probes(self) -> Sequence[Probe]:
+        """Every speed measurement of the pack's signature that is known, on whatever device."""
+        ...
+
     def probed(self, probe: Probe) -> None:
-        """Keeps a speed measurement, for the time estimates of later plans."""
+        """Keeps a speed measurement, for the choice of a strategy and for the time estimates of later plans."""
+        ...
+
+    def used(self, usage: Usage) -> None:
+        """Notes where the time of a pack went, when the pack ends."""
         ...
 
 
@@ -149,7 +207,7 @@ class Trainer(Protocol):
     def cost(self, config: FlatConfig) -> Mapping[str, float]:
         """What is known before training: `cost/parameters`, `cost/train_gflops` (per image), …
 
-        Depends on the static part of the config alone: it is asked once for each signature.
+        It is asked once for each cell, so it is cheap.
         """
         ...
 
@@ -171,6 +229,10 @@ class Trainer(Protocol):
         Raises:
             DataError: It cannot be prepared here.
         """
+        ...
+
+    def probe(self, config: FlatConfig) -> Sequence[Probe]:
+        """Compiles the program of a config and times a few steps of each way to run it here. Trains nothing that is kept."""
         ...
 
     def provenance(self) -> Mapping[str, str]:

@@ -114,13 +114,12 @@ class Plan:
 
 
 class Planner:
-    """Plans one study. Cells, signatures and costs are computed once, however often it is asked."""
+    """Plans one study. Cells are computed once, however often it is asked."""
 
     def __init__(self, study: Study, trainer: Trainer, base: FlatConfig) -> None:
         self.study, self.trainer, self.base = study, trainer, base
         self._axes = nuisance_axes(study)
         self._cells: dict[str, PlannedCell] = {}
-        self._costs: dict[str, Mapping[str, float]] = {}
 
     def plan(self, outcomes: Outcomes) -> Plan:
         """All that can be planned from these outcomes."""
@@ -195,11 +194,9 @@ class Planner:
         if text not in self._cells:
             program = f"{self.trainer.name} {self.trainer.version}"
             signature = signature_of(self.trainer.config_class, full, program=program)
-            if signature not in self._costs:
-                self._costs[signature] = self.trainer.cost(full)
             key = cell_key(self.trainer.name, self.trainer.version, full)
             self._cells[text] = PlannedCell(
-                key=key, config=full, signature=signature, cost=self._costs[signature], steps=self.trainer.steps(full)
+                key=key, config=full, signature=signature, cost=self.trainer.cost(full), steps=self.trainer.steps(full)
             )
         return self._cells[text]
 

@@ -19,7 +19,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 
-from orchestrator.contract import Lane, Probe, Report, Trainer, Verdict
+from orchestrator.contract import FlatConfig, Lane, Probe, Report, Trainer, Usage, Verdict
 from orchestrator.errors import LedgerError
 from orchestrator.executors.process import birth
 from orchestrator.executors.watch import supervised
@@ -163,7 +163,6 @@ class WorkerHost:
         self._signature = first[0].signature
         self._held: dict[str, Leased] = {lane.key: lane for lane in first}
         self._guard = DivergenceGuard()
-        self._device: Mapping[str, str] = {}
 
     @property
     def stopping(self) -> bool:
@@ -198,10 +197,30 @@ class WorkerHost:
                 log.info("trial %s: %s at step %d %s", entry.key, verdicts[entry.key].value, entry.step, entry.reason)
         return verdicts
 
+    def parked(self, keys: Sequence[str]) -> None:
+        """Their leases end here, so that a worker that goes on with them finds their checkpoints."""
+        raise NotImplementedError(f"no rule pauses a lane yet: {keys}")
+
+    @property
+    def waiting(self) -> int:
+        """Trials of the pack's signature in the study's queue."""
+        return self._worker.ledger.waiting(self._worker.order.study, self._signature)
+
+    def upcoming(self) -> FlatConfig | None:
+        """What this worker would train next."""
+        return self._worker.ledger.upcoming(self._worker.order.study, self._worker.id, self._signature)
+
+    def probes(self) -> Sequence[Probe]:
+        """All that the ledger knows of the pack's signature."""
+        return self._worker.ledger.probes([self._signature])
+
     def probed(self, probe: Probe) -> None:
-        """Kept in the ledger, and with the provenance of the trials that follow."""
-        self._device = {"device": probe.device, "strategy": probe.strategy, "width": str(probe.width)}
+        """Kept in the ledger."""
         self._worker.ledger.probe_put(probe)
+
+    def used(self, usage: Usage) -> None:
+        """Kept in the ledger, for the report."""
+        self._worker.ledger.event(self._worker.order.study, "usage", None, worker=self._worker.id, **dataclasses.asdict(usage))
 
     def _lane(self, lane: Leased) -> Lane:
         folder = trial_folder(pathlib.Path(self._worker.order.out), lane.key)
@@ -211,7 +230,7 @@ class WorkerHost:
     def _entry(self, report: Report) -> Entry:
         decision = self._guard.decide([Rung(step=report.step, metrics=report.metrics)])
         outcome = TrialState.DIVERGED if decision.stop else TrialState.COMPLETE if report.final else None
-        provenance = dict(self._worker.order.provenance) | dict(self._device) if outcome is not None else {}
+        provenance = dict(self._worker.order.provenance) | dict(report.provenance) if outcome is not None else {}
         return Entry(
             key=report.key,
             fence=self._held[report.key].fence,

@@ -70,6 +70,11 @@ class Curves:
     def prepare(self, config: FlatConfig) -> None:
         """There is no data."""
 
+    def probe(self, config: FlatConfig) -> Sequence[Probe]:
+        """A curve takes the time that it is told to sleep, whatever its pack."""
+        curve = build(CurvesConfig, config)
+        return [_probe(config, self, lane_step_s=curve.sleep_s / min(curve.rung_steps, curve.steps))]
+
     def provenance(self) -> Mapping[str, str]:
         return {"curves": self.version}
 
@@ -88,10 +93,7 @@ class Curves:
             reports = {key: curve.advance() for key, curve in curves.items()}
             if not probed:
                 lane_step_s = (time.monotonic() - started) / sum(report.step for report in reports.values())
-                signature = signature_of(CurvesConfig, curves[next(iter(curves))].lane.config, program=f"{self.name} {self.version}")
-                host.probed(
-                    Probe(signature=signature, device="cpu", strategy="sequence", width=WIDTH, compile_s=0.0, lane_step_s=lane_step_s)
-                )
+                host.probed(_probe(next(iter(curves.values())).lane.config, self, lane_step_s=lane_step_s))
                 probed = True
             for key, verdict in host.report(list(reports.values())).items():
                 if verdict is Verdict.CONTINUE and not reports[key].final:
@@ -158,6 +160,11 @@ class _Curve:
             killed.parent.mkdir(parents=True, exist_ok=True)
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _probe(config: FlatConfig, trainer: Curves, *, lane_step_s: float) -> Probe:
+    signature = signature_of(CurvesConfig, config, program=f"{trainer.name} {trainer.version}")
+    return Probe(signature=signature, device="cpu", strategy="sequence", width=WIDTH, compile_s=0.0, lane_step_s=lane_step_s)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from orchestrator.contract import (
     Problem,
     Report,
     Trainer,
+    Usage,
     Verdict,
     content_key,
     flatten,
@@ -62,6 +63,22 @@ class SoloHost:
 
     def probed(self, probe: Probe) -> None:
         print(f"{probe.device}: ready after {probe.compile_s:.1f} s, {1e3 * probe.lane_step_s:.3g} ms a step", file=sys.stderr)
+
+    def parked(self, keys: Sequence[str]) -> None:
+        """Nothing pauses a lane that is alone."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def upcoming(self) -> FlatConfig | None:
+        return None
+
+    def probes(self) -> Sequence[Probe]:
+        return ()
+
+    def used(self, usage: Usage) -> None:
+        """A single lane has no neighbours to share its time with."""
 
     def _heard(self, report: Report) -> Verdict:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())

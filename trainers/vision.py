@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
-from orchestrator.contract import FlatConfig, Host, Problem, build
+from orchestrator.contract import FlatConfig, Host, Probe, Problem, build
 from trainers import constraints, flops
 from trainers.config import VisionConfig
 
@@ -45,6 +45,11 @@ class Vision:
         from trainers.data import prepare
 
         prepare(build(VisionConfig, config).data)
+
+    def probe(self, config: FlatConfig) -> Sequence[Probe]:
+        from trainers.loop import probe
+
+        return probe(config, program=f"{self.name} {self.version}")
 
     def provenance(self) -> Mapping[str, str]:
         return {package: importlib.metadata.version(package) for package in TRAINED_BY}

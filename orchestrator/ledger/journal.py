@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -125,19 +126,14 @@ def mark_published(connection: sa.Connection, study: str, tracker: str, keys: Se
 
 def probe_put(connection: sa.Connection, probe: Probe) -> None:
     """Keeps a speed measurement, in place of an older one of the same kind."""
-    row = {"signature": probe.signature, "device": probe.device, "strategy": probe.strategy, "width": probe.width}
-    put(connection, probes, [row | {"compile_s": probe.compile_s, "lane_step_s": probe.lane_step_s}])
+    put(connection, probes, [dataclasses.asdict(probe)])
 
 
 def probes_of(connection: sa.Connection, signatures: Iterable[str]) -> tuple[Probe, ...]:
     """Speed measurements of the signatures, by signature, device, strategy, width."""
-    columns = probes.c.signature, probes.c.device, probes.c.strategy, probes.c.width
-    query = sa.select(*columns, probes.c.compile_s, probes.c.lane_step_s).order_by(*columns)
-    rows = (row for some in chunks(signatures) for row in connection.execute(query.where(probes.c.signature.in_(some))))
-    return tuple(
-        Probe(signature=signature, device=device, strategy=strategy, width=width, compile_s=compile_s, lane_step_s=lane_step_s)
-        for signature, device, strategy, width, compile_s, lane_step_s in rows
-    )
+    query = sa.select(probes).order_by(probes.c.signature, probes.c.device, probes.c.strategy, probes.c.width)
+    rows = (row for some in chunks(signatures) for row in connection.execute(query.where(probes.c.signature.in_(some))).mappings())
+    return tuple(Probe(**row) for row in rows)
 
 
 def unknown_study(study: str) -> LedgerError:

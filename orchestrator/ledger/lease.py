@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
+from orchestrator.keys import FlatConfig
 from orchestrator.ledger.codec import to_config
 from orchestrator.ledger.rows import Leased
 from orchestrator.ledger.schema import SECONDS, attempts, cells, in_state, memberships, now, trials, workers
@@ -163,6 +164,21 @@ def lease(connection: sa.Connection, study: str, worker: int, n: int, *, signatu
     ]
 
 
+def waiting(connection: sa.Connection, study: str, signature: str) -> int:
+    """Trials of a signature that wait in the study's queue."""
+    rows = {name: n for name, n, _ in connection.execute(_WAITING, {"study": study})}
+    return rows.get(signature, 0)
+
+
+def upcoming(connection: sa.Connection, study: str, worker: int, signature: str) -> FlatConfig | None:
+    """Config of the first trial that the worker would be given once no trial of its signature waits; None for none."""
+    following = _choose(connection, study, worker, without=signature)
+    if following is None:
+        return None
+    first = _candidates(connection, {"study": study, "signature": following, "most_losses": 2**31 - 1, "n": 1}, lock=False)
+    return next((to_config(row[3]) for row in first.values()), None)
+
+
 def renew(connection: sa.Connection, worker: int, lease_s: float) -> set[str]:
     """Moves the expiry of every live lease of the worker; keys of these."""
     connection.execute(_SEEN, {"of_worker": worker})
@@ -172,24 +188,24 @@ def renew(connection: sa.Connection, worker: int, lease_s: float) -> set[str]:
     return {row.key for row in live}
 
 
-def _choose(connection: sa.Connection, study: str, worker: int) -> str | None:
-    """Signature whose trials the worker should train now, None when nothing waits.
+def _choose(connection: sa.Connection, study: str, worker: int, *, without: str = "") -> str | None:
+    """Signature whose trials the worker should train now, other than `without`; None when nothing else waits.
 
     One that no other worker is on, by plan order: then each program is compiled by one worker. Otherwise the longest queue.
     """
-    waiting = connection.execute(_WAITING, {"study": study}).all()
-    if not waiting:
+    queues = [row for row in connection.execute(_WAITING, {"study": study}) if row[0] != without]
+    if not queues:
         return None
     taken = set(connection.execute(_TAKEN, {"study": study, "worker": worker}).scalars())
-    if free := [row for row in waiting if row[0] not in taken]:
+    if free := [row for row in queues if row[0] not in taken]:
         return min(free, key=lambda row: row[2])[0]
-    return max(waiting, key=lambda row: (row[1], -row[2]))[0]
+    return max(queues, key=lambda row: (row[1], -row[2]))[0]
 
 
-def _candidates(connection: sa.Connection, given: Mapping[str, object]) -> dict[str, tuple[int, int, int, str]]:
+def _candidates(connection: sa.Connection, given: Mapping[str, object], *, lock: bool = True) -> dict[str, tuple[int, int, int, str]]:
     """Waiting trials in the order of the plan: key to fence, seed, losses, config."""
     found: dict[str, tuple[int, int, int, str]] = {}
-    for query in _CANDIDATES:
+    for query in _CANDIDATES if lock else (_READY,):
         for key, fence, seed, losses, config in connection.execute(query, given):
             found.setdefault(key, (fence, seed, losses, config))  # a trial may be in the study twice
         if found or connection.dialect.name != "postgresql":

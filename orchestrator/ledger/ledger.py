@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Sequence
 
 from orchestrator.contract import Probe
-from orchestrator.keys import Json
+from orchestrator.keys import FlatConfig, Json
 from orchestrator.ledger import ending, journal, lease, plan, read, record
 from orchestrator.ledger.database import Database
 from orchestrator.ledger.opening import open_engine
@@ -139,6 +139,16 @@ class Ledger:
         """
         with self._database.write() as connection:
             return lease.lease(connection, study, worker, n, signature=signature, lease_s=lease_s)
+
+    def waiting(self, study: str, signature: str) -> int:
+        """Trials of a signature that wait in the study's queue."""
+        with self._database.read() as connection:
+            return lease.waiting(connection, study, signature)
+
+    def upcoming(self, study: str, worker: int, signature: str) -> FlatConfig | None:
+        """Config of the trial that the worker would be given first after the last one of its signature; None for none."""
+        with self._database.read() as connection:
+            return lease.upcoming(connection, study, worker, signature)
 
     def renew(self, worker: int, lease_s: float) -> set[str]:
         """Moves the end of the worker's live leases to `lease_s` seconds from now; keys of the trials it still holds."""

@@ -11,7 +11,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from orchestrator.records import Phase, TrialState
 
-REVISION = "0001"  # of the newest migration; a test compares the two
+REVISION = "0002"  # of the newest migration; a test compares the two
 
 SECONDS: sa.Double[float] = sa.Double()
 
@@ -176,6 +176,8 @@ probes = sa.Table(
     sa.Column("width", sa.Integer, primary_key=True),
     sa.Column("compile_s", sa.Double, nullable=False),
     sa.Column("lane_step_s", sa.Double, nullable=False),
+    sa.Column("lane_s", sa.Double, nullable=False, server_default="0"),
+    sa.Column("memory_bytes", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 

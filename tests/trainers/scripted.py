@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.contract import FlatConfig, Lane, Probe, Report, Trainer, Verdict, content_key, flatten, resolve
+from orchestrator.contract import FlatConfig, Lane, Probe, Report, Trainer, Usage, Verdict, content_key, flatten, resolve
 
 TINY_VISION = {
     "data.train_examples": 40,
@@ -56,7 +56,10 @@ class ScriptedHost:
 
     Attributes:
         calls: What each call of `report` brought.
-        probes: What was measured.
+        measured: Speeds that the trainer measured.
+        usages: Where it said that the time of its packs went.
+        parked_keys: Paused lanes whose checkpoints it said are on disk.
+        next_config: What it is told would be trained next.
         looks: How often the trainer looked whether to stop.
     """
 
@@ -67,9 +70,13 @@ class ScriptedHost:
         answer: Callable[[Report], Verdict] = answer_finished,
         stop_when: Callable[[ScriptedHost], bool] = lambda host: False,  # noqa: ARG005
     ) -> None:
-        self.waiting = list(lanes)
+        self._queue = list(lanes)
         self.calls: list[list[Report]] = []
-        self.probes: list[Probe] = []
+        self.measured: list[Probe] = []
+        self.usages: list[Usage] = []
+        self.parked_keys: list[str] = []
+        self.next_config: FlatConfig | None = None
+        self._known: list[Probe] = []
         self.looks = 0
         self._answer, self._stop_when = answer, stop_when
 
@@ -79,7 +86,7 @@ class ScriptedHost:
         return self._stop_when(self)
 
     def pull(self, n: int) -> Sequence[Lane]:
-        lanes, self.waiting = self.waiting[:n], self.waiting[n:]
+        lanes, self._queue = self._queue[:n], self._queue[n:]
         return lanes
 
     def report(self, reports: Sequence[Report]) -> Mapping[str, Verdict]:
@@ -87,7 +94,28 @@ class ScriptedHost:
         return {report.key: self._answer(report) for report in reports}
 
     def probed(self, probe: Probe) -> None:
-        self.probes.append(probe)
+        self.measured.append(probe)
+
+    def parked(self, keys: Sequence[str]) -> None:
+        self.parked_keys += keys
+
+    def upcoming(self) -> FlatConfig | None:
+        return self.next_config
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def probed_before(self, probes: Sequence[Probe]) -> ScriptedHost:
+        """The host, as if these had been measured by an earlier worker."""
+        self._known += probes
+        return self
+
+    def probes(self) -> Sequence[Probe]:
+        return [*self._known, *self.measured]
+
+    def used(self, usage: Usage) -> None:
+        self.usages.append(usage)
 
     def curve(self, key: str) -> dict[int, Mapping[str, float]]:
         """Every report of one lane, by step."""

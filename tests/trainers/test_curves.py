@@ -39,7 +39,7 @@ def test_every_lane_reports_each_rung_and_its_end_however_many_lanes_wait(tmp_pa
         assert sorted(curve[50]) == ["test/error", "test/nll", "val/error", "val/nll"]
         assert sorted(curve[20]) == ["val/error", "val/nll"]
     assert max(len(call) for call in host.calls) == WIDTH
-    assert len(host.probes) == 1
+    assert len(host.measured) == 1
 
 
 @settings(deadline=None, max_examples=30)

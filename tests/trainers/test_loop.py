@@ -174,7 +174,7 @@ def test_what_is_probed_names_the_signature_and_the_backend(tmp_path: pathlib.Pa
     from orchestrator.contract import signature_of
 
     one = ours(tmp_path)
-    (probe,) = train([one]).probes
+    (probe,) = train([one]).measured
     assert probe.signature == signature_of(Vision.config_class, one.config, program=PROGRAM)
     assert (probe.strategy, probe.width) == ("map", 3)
     assert probe.device.startswith("cpu · jax ")
