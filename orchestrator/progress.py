@@ -67,10 +67,16 @@ class Progress:
 
 
 class View:
-    """Shows progress; the time left is what the steps done since it began took, times the steps left."""
+    """Shows progress and the time left: at first what was expected, then ever more what the steps done so far took.
 
-    def __init__(self, console: Console, title: str) -> None:
-        self._console, self._title = console, title
+    Args:
+        console: Where it is drawn.
+        title: Name of the study.
+        expected_s: Seconds that the run is expected to take; None where nothing is known.
+    """
+
+    def __init__(self, console: Console, title: str, *, expected_s: float | None = None) -> None:
+        self._console, self._title, self._expected_s = console, title, expected_s
         self._began, self._first_share, self._last_line = time.monotonic(), -1.0, 0.0
         self._live: Live | None = None
         self._shown: str = ""
@@ -107,9 +113,9 @@ class View:
 
     def _left(self, progress: Progress) -> str:
         gained, elapsed = progress.share - self._first_share, time.monotonic() - self._began
-        if gained < 0.01 or elapsed < 5.0:
-            return ""
-        return f"about {duration((1.0 - progress.share) * elapsed / gained)} left"
+        measured = (1.0 - progress.share) * elapsed / gained if gained >= 0.01 and elapsed >= 5.0 else None
+        left = left_of(gained / (1.0 - self._first_share), elapsed, self._expected_s, measured) if progress.share < 1.0 else None
+        return "" if left is None else f"about {duration(left)} left"
 
     def _line(self, progress: Progress) -> str:
         running = sum(arm.running for arm in progress.arms)
@@ -138,6 +144,26 @@ class View:
             progress.note,
         ]
         return Group(table, Text(" · ".join(part for part in foot if part), style="dim"))
+
+
+def left_of(done: float, elapsed_s: float, expected_s: float | None, measured_s: float | None) -> float | None:
+    """Seconds left: early on what was expected, since starting and compiling say nothing of the steps; then what was measured.
+
+    Args:
+        done: Share of this run's steps that is done, 0 to 1.
+        elapsed_s: Since the run began.
+        expected_s: Of the whole run; None where nothing is known.
+        measured_s: Left by the rate so far; None where too little is done.
+
+    >>> left_of(0.0, 30.0, 100.0, None), left_of(0.5, 50.0, 100.0, 50.0), left_of(0.5, 200.0, 100.0, 200.0), left_of(0.2, 9.0, None, 36.0)
+    (70.0, 50.0, 200.0, 36.0)
+    """
+    if expected_s is None or expected_s <= 0.0 or elapsed_s >= expected_s:
+        return measured_s
+    if measured_s is None:
+        return expected_s - elapsed_s
+    trust = max(done, (elapsed_s / expected_s) ** 4)
+    return trust * measured_s + (1.0 - trust) * (expected_s - elapsed_s)
 
 
 def duration(seconds: float) -> str:
