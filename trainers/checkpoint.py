@@ -64,6 +64,12 @@ class Saver:
         """Removes later, after every earlier save."""
         self._submit(remove, folder)
 
+    def flush(self) -> None:
+        """Returns when all that was asked for is on disk, or was warned about."""
+        for future in self._pending:
+            future.result()
+        self._pending.clear()
+
     def _submit(self, job: Callable[..., None], *arguments: Any) -> None:
         self._raise_errors()
         self._pending.append(self._thread.submit(_warned, job, *arguments))
@@ -97,6 +103,19 @@ def load(folder: pathlib.Path, key: str) -> Checkpoint | None:
                 return _read(folder / name, key)
             except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
                 log.warning("checkpoint %s is passed over: %s", folder / name, error)
+    return None
+
+
+def program_of(folder: pathlib.Path, key: str) -> str | None:
+    """What the lane's newest readable checkpoint was computed by, from its head alone; None where there is none."""
+    for name in (LATEST, PREVIOUS):
+        try:
+            with safetensors.safe_open(folder / name, framework="numpy") as reader:
+                metadata = reader.metadata() or {}
+        except (OSError, safetensors.SafetensorError):
+            continue
+        if metadata.get("key") == key:
+            return metadata.get("program")
     return None
 
 

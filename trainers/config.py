@@ -43,7 +43,7 @@ class ModelConfig:
     k: int = static(2, "K, experts that a token (of a member, if tiled) is sent to; in each partition, if partitioned", low=1)
     members: int = static(1, "M, ensemble members", low=1)
     tile: bool = static(False, "repeat the batch M times at the entrance of the first sparse block: one prediction a member")
-    partition: bool = static(False, "give each member its own E/M experts and its own router")
+    partition: bool = traced(False, "give each member its own E/M experts and its own router", when="tile")
     router_noise: float = traced(1.0, "router noise in units of 1/(experts a router sees): the σ of the paper times E", low=0.0)
     noise_normaliser: str = static("local", "experts that divide router_noise: those a router sees, or all", choices=("local", "all"))
     capacity_factor: float = static(1.5, "C, slots of expert buffers over assignments, in training", low=0.01)

@@ -2,53 +2,52 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import jax
-import numpy as np
-
-from orchestrator.contract import Host, Lane, Probe, Report, Verdict, build, signature_of
+from orchestrator.contract import Host, Lane, Report, Verdict, build
 from trainers import backend
+from trainers.account import Account
 from trainers.checkpoint import Checkpoint, Saver
-from trainers.checkpoint import load as load_checkpoint
+from trainers.choosing import choose
 from trainers.config import VisionConfig
-from trainers.pack import Pack, Strategy
-from trainers.step import LaneState
+from trainers.pack import Pack, make_pack
+from trainers.packing import Packing
+from trainers.programs import compile_meanwhile, signature
+from trainers.restore import named_arrays, packing_of, restored
 
 LOOK_EVERY_S = 1.0  # for about so long a chunk keeps the loop from seeing that the process is asked to stop
 FIRST_STEPS = 4  # of each lane, before a step was ever timed
+SAVE_EVERY_S = 5.0  # a lane is saved at the first rung after so long: what a kill costs, against 1 to 3 % of the time
 
 log = logging.getLogger(__name__)
 
 
-def train(host: Host, *, program: str, width: int, strategy: Strategy | None = None) -> None:
+def train(host: Host, *, program: str, width: int, packing: Packing | None = None) -> None:
     """Trains lanes until the host has no more or asks to stop. See `orchestrator.contract.Trainer.train`.
+
+    A lane that was begun in another way than the fastest one goes on in its own, in a pack after the others.
 
     Args:
         host: Where lanes come from.
         program: Trainer and version, as signatures name them.
-        width: Lanes trained together.
-        strategy: How they are run; None takes what suits the device.
+        width: Lanes pulled at first; places of a pack whose lanes take turns.
+        packing: How lanes are run; None takes the way a lane began in, or the fastest.
     """
     backend.prepare()
-    lanes = host.pull(width)
-    if not lanes or host.stopping:
-        return
-    strategy = strategy or (Strategy.MAP if jax.default_backend() == "cpu" else Strategy.VMAP)
-    signature = signature_of(VisionConfig, lanes[0].config, program=program)
-    pack = Pack(lanes[0].config, signature, width=width, strategy=strategy)
+    lanes = list(host.pull(width))
     with Saver() as saver:
-        loop = _Loop(host, pack, saver, signature)
-        loop.seat(lanes)
-        while loop.seats:
-            loop.to_rungs()
-            if host.stopping:
-                loop.save(loop.seats)
-                return
-            loop.seat(host.pull(width - len(loop.seats)))
+        while lanes and not host.stopping:
+            started, first = time.monotonic(), lanes[0].config
+            sign = signature(first, program)
+            began = packing_of(lanes[0])
+            way = packing or began or choose(host, first, sign, width=width, n_lanes=len(lanes) + host.waiting)
+            loop = _Loop(host, make_pack(first, sign, way), saver, Account(sign, way, started), program)
+            loop.run(lanes, any_way=packing is not None)
+            lanes = [*loop.strays, *host.pull(width)]
 
 
 @dataclasses.dataclass(slots=True)
@@ -59,6 +58,7 @@ class _Seat:
     step: int
     stop: int
     config: VisionConfig
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
     @classmethod
     def taken(cls, lane: Lane, step: int) -> _Seat:
@@ -83,110 +83,160 @@ class _Seat:
 class _Loop:
     """The lanes in hand, by place, and what they are trained with."""
 
-    def __init__(self, host: Host, pack: Pack, saver: Saver, signature: str) -> None:
-        self.seats: dict[int, _Seat] = {}
-        self._host, self._pack, self._saver = host, pack, saver
-        self._program = f"{backend.describe()} · {pack.strategy.value}"
-        self._signature, self._probed = signature, False
+    def __init__(self, host: Host, pack: Pack, saver: Saver, account: Account, program: str) -> None:
+        self.strays: list[Lane] = []
+        self._seats: dict[int, _Seat] = {}
+        self._host, self._pack, self._saver, self._account, self._program = host, pack, saver, account, program
+        self._here = backend.describe()
         self._lane_step_s: float | None = None
+        self._is_dry = False
 
-    def seat(self, lanes: Iterable[Lane]) -> None:
-        """Puts lanes in free places, each where its checkpoint left it."""
-        free = [place for place in range(self._pack.width) if place not in self.seats]
-        for place, lane in zip(free, lanes, strict=False):
-            state = self._restored(lane)
-            self._pack.enter(place, lane.config, lane.seed, state)
-            self.seats[place] = _Seat.taken(lane, 0 if state is None else int(state.step))
-
-    def to_rungs(self) -> None:
-        """Trains every lane to its next rung or end, and reports them all; sooner back, unreported, if asked to stop."""
-        started, before = time.monotonic(), self._steps_done()
-        while not self._host.stopping and any(seat.step < seat.stop for seat in self.seats.values()):
+    def run(self, lanes: Sequence[Lane], *, any_way: bool) -> None:
+        """Trains these lanes and all that follow them, until none is left or the host is stopping."""
+        self._account.compiled()
+        waiting = collections.deque(lanes)
+        while True:
+            self._seat(waiting, any_way=any_way)
+            if not self._seats or self._host.stopping:
+                break
             self._advance()
-        arrived = {place: seat for place, seat in self.seats.items() if seat.step == seat.stop}
-        if not arrived:
-            return
-        states = self._pack.states()
-        reports = self._measured(arrived, states)
-        if not self._probed and self._steps_done() > before:
-            self._probe((time.monotonic() - started) / (self._steps_done() - before))
-        verdicts = self._host.report(reports)
-        for place, seat in arrived.items():
-            self._obey(verdicts[seat.lane.key], place, states[place])
+            self._arrive()
+        self._save(self._seats)
+        self._account.close(self._host, self._pack)
 
-    def save(self, places: Iterable[int]) -> None:
-        """Checkpoints the lanes in these places."""
-        states = self._pack.states()
-        for place in places:
-            self._save(self.seats[place].lane, states[place])
+    def _seat(self, waiting: collections.deque[Lane], *, any_way: bool) -> None:
+        """Fills the free places. A lane that was begun in another way, and would end with other bits, is set aside."""
+        free = [place for place in range(self._pack.width) if place not in self._seats]
+        while free and not self._host.stopping:
+            if not waiting:
+                wanted = len(free)
+                waiting.extend(self._host.pull(wanted))
+                if len(waiting) < wanted:
+                    self._run_dry()
+                if not waiting:
+                    break
+            lane = waiting.popleft()
+            began = packing_of(lane)
+            if not any_way and began is not None and not self._pack.packing.keeps_bits_of(began):
+                self.strays.append(lane)
+                continue
+            place = free.pop(0)
+            state = restored(lane, self._pack.programs.template, self._program_of_lanes)
+            self._pack.enter(place, lane.config, lane.seed, state)
+            self._seats[place] = _Seat.taken(lane, 0 if state is None else int(state.step))
+        self._narrow()
+        self._account.entered()
+
+    def _run_dry(self) -> None:
+        """No trial of the signature waits: the next signature's programs are compiled while these lanes train."""
+        if not self._is_dry:
+            self._is_dry = True
+            if (config := self._host.upcoming()) is not None:
+                compile_meanwhile(config, signature(config, self._program), self._pack.packing)
+
+    def _narrow(self) -> None:
+        """Moves the last lanes of a batched pack to a program of fewer places, where that saves more than it costs to compile.
+
+        Lanes that take turns leave nothing idle when there are fewer of them.
+        """
+        packing, programs = self._pack.packing, self._pack.programs
+        half = packing.width // 2
+        if packing.strategy.takes_turns or not self._is_dry or not 0 < len(self._seats) <= half or self._lane_step_s is None:
+            return
+        left = max(seat.config.train.steps - seat.step for seat in self._seats.values())
+        saved_s = left * self._lane_step_s * len(self._seats) / 2  # a step of half as many places takes about half as long
+        if saved_s > programs.compile_s:
+            self._move_to(Packing(packing.strategy, half))
+
+    def _move_to(self, packing: Packing) -> None:
+        states, seats = self._pack.states(list(self._seats)), list(self._seats.items())
+        config = seats[0][1].lane.config
+        self._pack = make_pack(config, signature(config, self._program), packing)
+        self._seats, self._lane_step_s = {}, None
+        for place, (old, seat) in enumerate(seats):
+            self._pack.enter(place, seat.lane.config, seat.lane.seed, states[old])
+            self._seats[place] = seat
 
     def _advance(self) -> None:
-        """One chunk: as far as the rungs, but no longer than the loop may be blind."""
+        """One chunk: to the rungs, but no longer than the loop may be blind, and no lane waiting for another's end."""
         most = FIRST_STEPS
         if self._lane_step_s is not None:
-            most = max(1, int(LOOK_EVERY_S / (self._lane_step_s * len(self.seats))))
-        n_steps = [min(most, seat.stop - seat.step) if (seat := self.seats.get(place)) else 0 for place in range(self._pack.width)]
+            most = max(1, int(LOOK_EVERY_S / (self._lane_step_s * len(self._seats))))
+        left = {place: min(most, seat.stop - seat.step) for place, seat in self._seats.items()}
+        if not self._pack.packing.strategy.takes_turns:
+            left = dict.fromkeys(left, min(left.values()))
         started = time.monotonic()
-        self._pack.advance(n_steps)
-        self._lane_step_s = max((time.monotonic() - started) / sum(n_steps), 1e-9)
-        for place, seat in self.seats.items():
-            seat.step += n_steps[place]
+        self._pack.advance(left)
+        self._lane_step_s = max((time.monotonic() - started) / max(sum(left.values()), 1), 1e-9)
+        for place, seat in self._seats.items():
+            seat.step += left[place]
+        self._account.trained(sum(left.values()), lanes=len(left), dry=self._is_dry)
 
-    def _measured(self, arrived: dict[int, _Seat], states: Sequence[LaneState]) -> list[Report]:
-        """Validation metrics of each lane, and those of every other split where it is final."""
-        metrics = {place: {"train/loss": float(states[place].loss) / seat.steps_since_rung} for place, seat in arrived.items()}
-        final = {place for place, seat in arrived.items() if seat.is_final}
-        for split in self._pack.splits:
-            of_split = set(arrived) if split == "val" else final
-            values = self._pack.measure(split, [place in of_split for place in range(self._pack.width)]) if of_split else []
-            for place in of_split:
-                metrics[place] |= values[place]
-        return [Report(key=seat.lane.key, step=seat.step, metrics=metrics[place], final=seat.is_final) for place, seat in arrived.items()]
-
-    def _obey(self, verdict: Verdict, place: int, state: LaneState) -> None:
-        seat = self.seats[place]
-        if verdict is Verdict.CONTINUE and not seat.is_final:
-            self._save(seat.lane, state)
-            seat.head_on()
+    def _arrive(self) -> None:
+        """Measures and reports the lanes that are at their rung or end, and does as the host says."""
+        arrived = {place: seat for place, seat in self._seats.items() if seat.step == seat.stop}
+        if not arrived:
             return
-        del self.seats[place]
+        reports = self._measured(arrived)
+        self._account.evaluated(len(arrived), final=sum(seat.is_final for seat in arrived.values()))
+        verdicts = self._host.report(reports)
+        self._account.probe(self._host, self._pack)
+        paused = [place for place, seat in arrived.items() if self._obey(verdicts[seat.lane.key], place)]
+        if paused:
+            self._park(paused)
+        self._account.reported()
+
+    def _measured(self, arrived: Mapping[int, _Seat]) -> list[Report]:
+        """Validation metrics of each lane, and those of every other split where it is final."""
+        losses = self._pack.losses(list(arrived))
+        metrics = {place: {"train/loss": losses[place] / seat.steps_since_rung} for place, seat in arrived.items()}
+        final = [place for place, seat in arrived.items() if seat.is_final]
+        for split in self._pack.splits:
+            of_split = list(arrived) if split == "val" else final
+            for place, values in self._pack.measure(split, of_split).items() if of_split else ():
+                metrics[place] |= values
+        how = {"device": self._here, "strategy": self._pack.packing.strategy.value, "width": str(self._pack.width)}
+        return [
+            Report(key=seat.lane.key, step=seat.step, metrics=metrics[place], final=seat.is_final, provenance=how)
+            for place, seat in arrived.items()
+        ]
+
+    def _obey(self, verdict: Verdict, place: int) -> bool:
+        """Whether the lane is to be parked: all else is done."""
+        seat = self._seats[place]
+        if verdict is Verdict.PAUSE:
+            return True
+        if verdict is Verdict.CONTINUE and not seat.is_final:
+            if time.monotonic() - seat.saved_at >= SAVE_EVERY_S:
+                self._save([place])
+            seat.head_on()
+            return False
+        self._leave(place)
         if verdict is not Verdict.LOST:  # a lost lane's checkpoint is another worker's by now
             self._saver.remove(seat.lane.folder)
+        return False
 
-    def _probe(self, lane_step_s: float) -> None:
-        self._probed = True
-        self._host.probed(
-            Probe(
-                signature=self._signature,
-                device=backend.describe(),
-                strategy=self._pack.strategy.value,
-                width=self._pack.width,
-                compile_s=self._pack.programs.compile_s,
-                lane_step_s=lane_step_s,
-            )
-        )
+    def _park(self, places: Sequence[int]) -> None:
+        """Saves lanes that have to wait for others, and lets them go: only then may another worker go on with them."""
+        keys = [self._seats[place].lane.key for place in places]
+        self._save(places)
+        for place in places:
+            self._leave(place)
+        self._saver.flush()
+        self._host.parked(keys)
 
-    def _steps_done(self) -> int:
-        return sum(seat.step for seat in self.seats.values())
+    def _leave(self, place: int) -> None:
+        del self._seats[place]
+        self._pack.leave(place)
 
-    def _save(self, lane: Lane, state: LaneState) -> None:
-        self._saver.save(lane.folder, Checkpoint(key=lane.key, program=self._program, arrays=named_arrays(state)))
+    def _save(self, places: Iterable[int]) -> None:
+        """Checkpoints the lanes in these places."""
+        for place, state in self._pack.states(list(places)).items():
+            seat = self._seats[place]
+            arrays = named_arrays(state)
+            self._saver.save(seat.lane.folder, Checkpoint(key=seat.lane.key, program=self._program_of_lanes, arrays=arrays))
+            seat.saved_at = time.monotonic()
 
-    def _restored(self, lane: Lane) -> LaneState | None:
-        found = load_checkpoint(lane.folder, lane.key)
-        if found is None:
-            return None
-        template = named_arrays(self._pack.programs.template)
-        if {name: (leaf.shape, leaf.dtype) for name, leaf in template.items()} != {
-            name: (array.shape, array.dtype) for name, array in found.arrays.items()
-        }:
-            log.warning("checkpoint in %s is passed over: its arrays are not those of this model", lane.folder)
-            return None
-        if found.program != self._program:
-            log.warning("trial %s goes on under %r, began under %r: its last bits may differ", lane.key, self._program, found.program)
-        return jax.tree.unflatten(jax.tree.structure(self._pack.programs.template), [found.arrays[name] for name in template])
-
-
-def named_arrays(state: LaneState) -> dict[str, np.ndarray]:
-    """Every leaf of a lane's state, by its path, such as `params/head/kernel`, in the order of the tree."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    @property
+    def _program_of_lanes(self) -> str:
+        return f"{self._here} · {self._pack.packing}"

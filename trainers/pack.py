@@ -1,144 +1,33 @@
-"""Lanes of one signature on a leading axis, advanced and measured by one set of compiled programs.
+"""A fixed number of places, and whatever lanes lie in them: advanced and measured by one set of compiled programs.
 
-A chunk advances each lane by its own, traced number of steps, so that a finished or empty lane costs nothing and a new
-one takes its place without compiling. Under `Strategy.MAP` a lane's bits do not depend on its neighbours, on the width,
-or on where chunks begin (tests/trainers/test_pack.py, on hashes of parameters).
+Where lanes take turns (`Strategy.SOLO`, `Strategy.MAP`) a lane's bits do not depend on its neighbours, on the width, or on
+where chunks begin (tests/trainers/test_loop.py, on hashes of parameters).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import functools
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import abc
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from orchestrator.contract import FlatConfig, build
-from trainers import evaluate
-from trainers.config import DataConfig, EvalConfig, VisionConfig
-from trainers.data import load
-from trainers.step import LaneState, Program, TrainData, root_key, traced_numbers
-
-MOST_PROGRAMS = 16  # signatures that a process keeps compiled: tuning and replicates of an arm come minutes apart
+from trainers.config import VisionConfig
+from trainers.packing import Packing, Strategy
+from trainers.programs import Programs, programs_of, resident, stacked_shapes
+from trainers.step import LaneState, root_key, traced_numbers
 
 
-class Strategy(enum.Enum):
-    """How lanes are run."""
+class Pack(abc.ABC):
+    """Places for lanes of one signature. Made by `make_pack`."""
 
-    MAP = "map"  # one after another; on a CPU also the faster way, since there are no launches to hide
-    VMAP = "vmap"  # as one batched program: for accelerators; the bits of a lane depend on the width
-
-    def over_lanes(self, function: Callable[[Any], Any], stacked: Any) -> Any:
-        """The function applied to every lane of a stack."""
-        return lax.map(function, stacked) if self is Strategy.MAP else jax.vmap(function)(stacked)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Resident:
-    """The data of a signature, on the device: what is trained on, and each split that is measured on, by name."""
-
-    train: TrainData
-    measured: Mapping[str, evaluate.EvalSplit]
-
-
-@functools.lru_cache(maxsize=2)
-def resident(data: DataConfig, config: EvalConfig) -> Resident:
-    """Reads a dataset and puts it on the device, once for all packs that follow one another."""
-    splits = load(data)
-    batch = evaluate.batch_size(config.batch_size, len(splits["val"].labels))
-    left_out = {"train"} if config.corrupted else {"train", "corrupted"}
-    measured = {name: evaluate.EvalSplit.cut(split, batch) for name, split in splits.items() if name not in left_out}
-    train = splits["train"]
-    return Resident(TrainData(jnp.asarray(train.images), jnp.asarray(train.labels)), measured)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Programs:
-    """The compiled programs of one signature at one width.
-
-    Attributes:
-        template: Shapes and types of one lane's state.
-        init: (key, numbers) to a lane's state at step 0.
-        put: (states, place, state) to the states with that lane in that place.
-        chunk: (states, numbers, steps of each lane, data) to the states, so many steps on.
-        logits: (params, numbers, which lanes, images) to logits [lane, member, image, class].
-        metrics: Number of images to (logits of each batch, classes) to metrics of each lane.
-        compile_s: Seconds that tracing and compiling took.
-    """
-
-    template: LaneState
-    init: Callable[..., Any]
-    put: Callable[..., Any]
-    chunk: Callable[..., Any]
-    logits: Callable[..., Any]
-    metrics: Mapping[int, Callable[..., Any]]
-    compile_s: float
-
-    @classmethod
-    def compiled(cls, flat: FlatConfig, data: Resident, *, width: int, strategy: Strategy) -> Programs:
-        """Traces and compiles every program at once, on threads: XLA compiles outside Python's lock."""
-        started = time.monotonic()
-        config, numbers = build(VisionConfig, flat), traced_numbers(flat)
-        program = Program(config)
-
-        def put(states: LaneState, place: jax.Array, state: LaneState) -> LaneState:
-            return jax.tree.map(lambda stack, one: stack.at[place].set(one), states, state)
-
-        def chunk(states: LaneState, numbers: Any, n_steps: jax.Array, data: TrainData) -> LaneState:
-            return strategy.over_lanes(lambda lane: program.chunk(*lane, data), (states, numbers, n_steps))
-
-        def logits(params: Any, numbers: Any, active: jax.Array, images: jax.Array) -> jax.Array:
-            return strategy.over_lanes(lambda lane: evaluate.logits_where(program, *lane, images), (params, numbers, active))
-
-        template: LaneState = jax.eval_shape(program.init, root_key(0), numbers)
-        states, stack = _stacked_shapes(template, width), _stacked_shapes(numbers, width)
-        splits = list(data.measured.values())
-        predict = (states.params, stack, np.zeros(width, bool), splits[0].batches[0])
-        one_batch = jax.eval_shape(logits, *predict)
-        with ThreadPoolExecutor() as threads:
-            jobs = {
-                "chunk": threads.submit(_compiled, chunk, states, stack, np.zeros(width, np.int32), data.train, donate=0),
-                "logits": threads.submit(_compiled, logits, *predict),
-                "init": threads.submit(_compiled, program.init, root_key(0), numbers, once=True),
-                "put": threads.submit(_compiled, put, states, np.int32(0), template, donate=0, once=True),
-            }
-            measure = evaluate.measure_with(config.eval.ece_bins)
-            metrics = {
-                n_images: threads.submit(_compiled, measure, [one_batch] * n_batches, jax.ShapeDtypeStruct((n_images,), np.int32))
-                for n_images, n_batches in {len(split.labels): len(split.batches) for split in splits}.items()
-            }
-        return cls(
-            template=template,
-            metrics={n_images: job.result() for n_images, job in metrics.items()},
-            compile_s=time.monotonic() - started,
-            **{name: job.result() for name, job in jobs.items()},
-        )
-
-
-class Pack:
-    """A fixed number of places, and whatever lanes lie in them.
-
-    Args:
-        flat: Config of one lane; the others may differ in traced values.
-        signature: Of the lanes: programs once compiled for it are used again.
-        width: Places.
-        strategy: How lanes are run.
-    """
-
-    def __init__(self, flat: FlatConfig, signature: str, *, width: int, strategy: Strategy) -> None:
+    def __init__(self, flat: FlatConfig, programs: Programs, packing: Packing) -> None:
         config = build(VisionConfig, flat)
-        self.width, self.strategy = width, strategy
+        self.packing, self.width, self.programs = packing, packing.width, programs
         self._data = resident(config.data, config.eval)
-        self.programs = _programs(flat, signature, self._data, width, strategy)
-        self._numbers = [traced_numbers(flat)] * width
-        self._states = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _stacked_shapes(self.programs.template, width))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -147,49 +36,125 @@ class Pack:
 
     def enter(self, place: int, flat: FlatConfig, seed: int, state: LaneState | None) -> None:
         """Puts a lane in a place: as its checkpoint left it, or at step 0."""
-        self._numbers[place] = traced_numbers(flat)
-        if state is None:
-            state = self.programs.init(root_key(seed), self._numbers[place])
-        self._states = self.programs.put(self._states, np.int32(place), state)
+        numbers = jax.device_put(traced_numbers(flat))
+        self._put(place, numbers, self.programs.init(jax.device_put(root_key(seed)), numbers) if state is None else jax.device_put(state))
 
-    def advance(self, n_steps: Sequence[int]) -> None:
-        """Trains the lane in each place by that many steps, and returns when that is done."""
-        self._states = self.programs.chunk(self._states, self._stack(), np.asarray(n_steps, np.int32), self._data.train)
+    def states(self, places: Sequence[int]) -> dict[int, LaneState]:
+        """The states in these places, copied to the host."""
+        return {place: jax.device_get(self._state(place)) for place in places}
+
+    def losses(self, places: Sequence[int]) -> dict[int, float]:
+        """Sum of the training losses since the last rung, of the lanes in these places."""
+        return {place: float(self._state(place).loss) for place in places}
+
+    def measure(self, split: str, places: Sequence[int]) -> dict[int, dict[str, float]]:
+        """Metrics of the lanes in these places on a split, as `split/name`."""
+        data = self._data.measured[split]
+        found: dict[int, dict[str, float]] = {}
+        for logits, rows in self._predicted(data.batches, places):
+            values = jax.device_get(self.programs.metrics[len(data.labels)](logits, data.labels))
+            found |= {place: {f"{split}/{name}": float(value[row]) for name, value in values.items()} for place, row in rows.items()}
+        return found
+
+    @abc.abstractmethod
+    def advance(self, n_steps: Mapping[int, int]) -> None:
+        """Trains the lane in each of these places by that many steps, and returns when that is done."""
+
+    @abc.abstractmethod
+    def leave(self, place: int) -> None:
+        """Takes the lane out of its place."""
+
+    @abc.abstractmethod
+    def _put(self, place: int, numbers: Any, state: LaneState) -> None: ...
+
+    @abc.abstractmethod
+    def _state(self, place: int) -> LaneState: ...
+
+    @abc.abstractmethod
+    def _predicted(self, batches: Sequence[jax.Array], places: Sequence[int]) -> Sequence[tuple[list[jax.Array], Mapping[int, int]]]:
+        """Logits of every batch, and in which row of them the lanes in these places are."""
+
+
+class Separate(Pack):
+    """Lanes side by side, each with its own arrays, run in turn by the program of one lane."""
+
+    def __init__(self, flat: FlatConfig, programs: Programs, packing: Packing) -> None:
+        super().__init__(flat, programs, packing)
+        self._lanes: dict[int, tuple[Any, LaneState]] = {}
+
+    def advance(self, n_steps: Mapping[int, int]) -> None:
+        for place, n in n_steps.items():
+            numbers, state = self._lanes[place]
+            state = self.programs.chunk(state, numbers, jax.device_put(np.int32(n)), self._data.train)
+            self._lanes[place] = numbers, state
+            jax.block_until_ready(state.step)
+
+    def leave(self, place: int) -> None:
+        del self._lanes[place]
+
+    def _put(self, place: int, numbers: Any, state: LaneState) -> None:
+        self._lanes[place] = numbers, state
+
+    def _state(self, place: int) -> LaneState:
+        return self._lanes[place][1]
+
+    def _predicted(self, batches: Sequence[jax.Array], places: Sequence[int]) -> Sequence[tuple[list[jax.Array], Mapping[int, int]]]:
+        yes = jax.device_put(np.bool_(True))
+        predicted = []
+        for place in places:
+            numbers, state = self._lanes[place]
+            predicted.append(([self.programs.logits(state.params, numbers, yes, batch)[None] for batch in batches], {place: 0}))
+        return predicted
+
+
+class Stacked(Pack):
+    """Lanes on a leading axis of the same arrays, run by a program of them all."""
+
+    def __init__(self, flat: FlatConfig, programs: Programs, packing: Packing) -> None:
+        super().__init__(flat, programs, packing)
+        self._numbers = [traced_numbers(flat)] * self.width
+        self._stack: dict[str, jax.Array] | None = None
+        self._states = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), stacked_shapes(programs.template, self.width))
+
+    def advance(self, n_steps: Mapping[int, int]) -> None:
+        counts = np.zeros(self.width, np.int32)
+        for place, n in n_steps.items():
+            counts[place] = n
+        self._states = self.programs.chunk(self._states, self._traced(), jax.device_put(counts), self._data.train)
         jax.block_until_ready(self._states.step)
 
-    def measure(self, split: str, active: Sequence[bool]) -> list[dict[str, float]]:
-        """Metrics of the lane in each place on a split, as `split/name`. Those of inactive places mean nothing."""
-        data, mask, stack = self._data.measured[split], np.asarray(active), self._stack()
-        logits = [self.programs.logits(self._states.params, stack, mask, batch) for batch in data.batches]
-        values = jax.device_get(self.programs.metrics[len(data.labels)](logits, data.labels))
-        return [{f"{split}/{name}": float(value[place]) for name, value in values.items()} for place in range(self.width)]
+    def leave(self, place: int) -> None:
+        """The place keeps its numbers: no step is taken with them."""
 
-    def states(self) -> list[LaneState]:
-        """The state in each place, copied to the host."""
-        states = jax.device_get(self._states)
-        return [jax.tree.map(lambda leaf, place=place: leaf[place], states) for place in range(self.width)]
+    def _put(self, place: int, numbers: Any, state: LaneState) -> None:
+        self._numbers[place], self._stack = jax.device_get(numbers), None
+        assert self.programs.put is not None
+        self._states = self.programs.put(self._states, jax.device_put(np.int32(place)), state)
 
-    def _stack(self) -> dict[str, np.ndarray]:
-        return {key: np.stack([numbers[key] for numbers in self._numbers]) for key in self._numbers[0]}
+    def _state(self, place: int) -> LaneState:
+        return jax.tree.map(lambda leaf: leaf[place], self._states)
 
+    def _predicted(self, batches: Sequence[jax.Array], places: Sequence[int]) -> Sequence[tuple[list[jax.Array], Mapping[int, int]]]:
+        active = np.zeros(self.width, bool)
+        active[list(places)] = True
+        mask = jax.device_put(active)
+        logits = [self.programs.logits(self._states.params, self._traced(), mask, batch) for batch in batches]
+        return [(logits, {place: place for place in places})]
 
-_kept: dict[tuple[str, int, Strategy], Programs] = {}
-
-
-def _programs(flat: FlatConfig, signature: str, data: Resident, width: int, strategy: Strategy) -> Programs:
-    key = (signature, width, strategy)
-    if key not in _kept:
-        while len(_kept) >= MOST_PROGRAMS:
-            del _kept[next(iter(_kept))]
-        _kept[key] = Programs.compiled(flat, data, width=width, strategy=strategy)
-    return _kept[key]
+    def _traced(self) -> dict[str, jax.Array]:
+        """The numbers of all places, on the device; stacked anew only after a lane entered."""
+        if self._stack is None:
+            self._stack = jax.device_put({key: np.stack([numbers[key] for numbers in self._numbers]) for key in self._numbers[0]})
+        return self._stack
 
 
-def _stacked_shapes(tree: Any, width: int) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype), tree)
+def make_pack(flat: FlatConfig, signature: str, packing: Packing) -> Pack:
+    """An empty pack.
 
-
-def _compiled(function: Callable[..., Any], *arguments: Any, donate: int | None = None, once: bool = False) -> Callable[..., Any]:
-    """The compiled function. What runs once a lane is not optimised, which halves the time that initialisation compiles."""
-    options = {"xla_backend_optimization_level": 0} if once and jax.default_backend() == "cpu" else {}
-    return jax.jit(function, donate_argnums=() if donate is None else donate).lower(*arguments).compile(compiler_options=options)
+    Args:
+        flat: Config of one lane; the others may differ in traced values.
+        signature: Of the lanes: programs once compiled for it are used again.
+        packing: How lanes are run, and how many places there are.
+    """
+    kind = Separate if packing.strategy is Strategy.SOLO else Stacked
+    return kind(flat, programs_of(flat, signature, packing), packing)

@@ -132,6 +132,6 @@ def root_key(seed: int) -> np.ndarray:
 
 
 def traced_numbers(flat: FlatConfig) -> dict[str, np.ndarray]:
-    """The traced part of a config, as the model and the optimizer read it: float32 and int32 scalars by dotted key."""
-    types = {float: np.float32, int: np.int32}
-    return {key: np.asarray(flat[key], types[leaf.type]) for key, leaf in leaves(VisionConfig).items() if leaf.setting.traced}
+    """The traced part of a config, as the model and the optimizer read it: float32, int32 and boolean scalars by dotted key."""
+    types = {float: np.float32, int: np.int32, bool: np.bool_}
+    return {key: np.asarray(flat[key], types[leaf.type]) for key, leaf in leaves(VisionConfig).items() if leaf.is_traced_in(flat)}

@@ -47,9 +47,9 @@ class Vision:
         prepare(build(VisionConfig, config).data)
 
     def probe(self, config: FlatConfig) -> Sequence[Probe]:
-        from trainers.loop import probe
+        from trainers.choosing import probe
 
-        return probe(config, program=f"{self.name} {self.version}")
+        return list(probe(config, program=f"{self.name} {self.version}", width=WIDTH))
 
     def provenance(self) -> Mapping[str, str]:
         return {package: importlib.metadata.version(package) for package in TRAINED_BY}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import pytest
 
 from orchestrator.contract import Lane, Report, Verdict
 from tests.trainers.scripted import TINY_VISION, ScriptedHost, answer_finished, lane
-from trainers import loop, pack
+from trainers import loop, programs
 from trainers.checkpoint import Checkpoint, content_hash, load, save
-from trainers.pack import Pack, Strategy
+from trainers.pack import Separate
+from trainers.packing import Packing, Strategy
 from trainers.vision import Vision
 
 PROGRAM = f"{Vision.name} {Vision.version}"
@@ -38,9 +39,9 @@ def others(folder: pathlib.Path) -> list[Lane]:
     return [lane(Vision(), folder, TINY_VISION | overrides, seed=seed) for seed, overrides in enumerate(OTHERS)]
 
 
-def train(lanes: Sequence[Lane], *, width: int = 3, strategy: Strategy = Strategy.MAP, **script: Any) -> ScriptedHost:
+def train(lanes: Sequence[Lane], *, width: int = 3, strategy: Strategy = Strategy.SOLO, **script: Any) -> ScriptedHost:
     host = ScriptedHost(lanes, **script)
-    loop.train(host, program=PROGRAM, width=width, strategy=strategy)
+    loop.train(host, program=PROGRAM, width=width, packing=Packing(strategy, width))
     return host
 
 
@@ -53,6 +54,13 @@ def hash_of(one: Lane) -> str:
     found = load(one.folder, one.key)
     assert found is not None
     return content_hash(found.arrays)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _saved_at_every_rung() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVE_EVERY_S", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +114,13 @@ def test_a_lane_stopped_at_any_step_and_resumed_beside_others_ends_with_the_same
     one = ours(tmp_path)
     steps = 0
 
-    def counted(self: Pack, n_steps: Sequence[int]) -> None:
+    def counted(self: Separate, n_steps: Mapping[int, int]) -> None:
         nonlocal steps
         steps += n_steps[0]
         advance(self, n_steps)
 
-    advance = Pack.advance
-    monkeypatch.setattr(Pack, "advance", counted)
+    advance = Separate.advance
+    monkeypatch.setattr(Separate, "advance", counted)
     stopped = train([one], stop_when=lambda host: steps >= steps_before, answer=answer_lost_at_the_end)  # noqa: ARG005
     assert steps == steps_before
     assert list(stopped.curve(one.key)) == [step for step in (RUNG, 2 * RUNG, STEPS) if step <= steps_before]
@@ -133,7 +141,7 @@ def test_lanes_at_a_rung_are_reported_in_one_call(tmp_path: pathlib.Path) -> Non
 
 def test_a_place_that_falls_free_is_filled_at_once_and_compiles_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train([ours(tmp_path / "first")])
-    monkeypatch.setattr(pack.Programs, "compiled", None)  # a call would raise
+    monkeypatch.setattr(programs.Programs, "compiled", None)  # a call would raise
     lanes = [*others(tmp_path), ours(tmp_path)]
     drop = lanes[1].key
     host = train(lanes, answer=lambda report: Verdict.STOP if report.key == drop else answer_finished(report))
@@ -166,7 +174,7 @@ def test_a_host_that_goes_on_after_the_final_report_gets_no_other(tmp_path: path
 
 
 def test_a_host_without_lanes_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "Pack", None)  # a call would raise
+    monkeypatch.setattr(loop, "make_pack", None)  # a call would raise
     assert train([]).calls == []
 
 
@@ -174,9 +182,9 @@ def test_what_is_probed_names_the_signature_and_the_backend(tmp_path: pathlib.Pa
     from orchestrator.contract import signature_of
 
     one = ours(tmp_path)
-    (probe,) = train([one]).measured
+    probe = train([one]).measured[-1]
     assert probe.signature == signature_of(Vision.config_class, one.config, program=PROGRAM)
-    assert (probe.strategy, probe.width) == ("map", 3)
+    assert (probe.strategy, probe.width) == ("solo", 3)
     assert probe.device.startswith("cpu · jax ")
     assert probe.lane_step_s > 0
     assert probe.compile_s > 0

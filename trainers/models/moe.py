@@ -1,9 +1,14 @@
-"""The sparse layer of V-MoE and E³: tokens to experts and back."""
+"""The sparse layer of V-MoE and E³: tokens to experts and back.
+
+Members of a tiled layer that share all experts and members that own a partition of them each have the same shapes: the same
+kernels, slots and choices. So there is one program for both, in which an expert mask by member says which it is.
+"""
 
 from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from trainers.config import ModelConfig
 from trainers.geometry import images_per_group, predictions, routed_experts, routers, slots
@@ -18,17 +23,23 @@ class SparseMlp(nn.Module):
     Attributes:
         model: Everything that shapes the layer.
         rate: Key of the dropout rate inside experts; None is no dropout.
+        plain: Takes `model.partition` as it stands in `model`, though the model tiles; else a tiled layer reads it from
+            the traced values.
     """
 
     model: ModelConfig
     rate: str | None
+    plain: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, traced: Traced, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """[member · image, token, feature], members outermost, to the same shape, and the weighted balancing losses."""
         model, features = self.model, x.shape[-1]
+        partition = traced["model.partition"] if model.tile and not self.plain else None
+        assert partition is None or not model.partition, "what is traced does not shape the layer"
         tokens = _grouped(x, model)
-        routing = Router(model.experts, routers(model), model.k, name="router")(tokens, sigma=_sigma(model, traced) if train else None)
+        router = Router(model.experts, routers(model), predictions(model), model.k, name="router")
+        routing = router(tokens, sigma=_sigma(model, traced, partition) if train else None, partition=partition)
         places = place(
             routing.expert,
             experts=routed_experts(model),
@@ -47,8 +58,13 @@ class SparseMlp(nn.Module):
         return _ungrouped(mixed, x.shape, model), auxiliary
 
 
-def _sigma(model: ModelConfig, traced: Traced) -> jax.Array:
-    return traced["model.router_noise"] / (routed_experts(model) if model.noise_normaliser == "local" else model.experts)
+def _sigma(model: ModelConfig, traced: Traced, partition: jax.Array | None) -> jax.Array:
+    noise = traced["model.router_noise"]
+    if model.noise_normaliser == "all":
+        return noise / model.experts
+    if partition is None:
+        return noise / routed_experts(model)
+    return noise / jnp.where(partition, model.experts / model.members, model.experts)
 
 
 def _grouped(x: jax.Array, model: ModelConfig) -> jax.Array:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from orchestrator.contract import leaves
+from orchestrator.contract import FlatConfig, flatten, leaves
 from trainers.config import DataConfig, ModelConfig
 from trainers.geometry import predictions, sparse_blocks
 from trainers.models.attention import Attention
@@ -38,10 +38,12 @@ class Block(nn.Module):
     Attributes:
         model: Everything that shapes the block.
         sparse: Whether the MLP is a mixture of experts.
+        plain: See `make_model`.
     """
 
     model: ModelConfig
     sparse: bool
+    plain: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, traced: Traced, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -51,7 +53,8 @@ class Block(nn.Module):
         x = x + attention(LayerNorm(dtype, name="norm_attention")(x), traced, train=train)
         y = LayerNorm(dtype, name="norm_mlp")(x)
         if self.sparse:
-            y, auxiliary = SparseMlp(model, "model.expert_dropout" if model.expert_dropout else None, name="moe")(y, traced, train=train)
+            rate = "model.expert_dropout" if model.expert_dropout else None
+            y, auxiliary = SparseMlp(model, rate, self.plain, name="moe")(y, traced, train=train)
         else:
             y = Mlp(model, "model.dropout" if model.dropout else None, name="mlp")(y, traced, train=train)
             auxiliary = jnp.zeros(())
@@ -64,10 +67,12 @@ class Vit(nn.Module):
     Attributes:
         model: Its static part shapes the model; of traced fields only whether a switch is on is read.
         classes: Width of the head.
+        plain: See `make_model`.
     """
 
     model: ModelConfig
     classes: int
+    plain: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, traced: Traced, *, train: bool) -> Prediction:
@@ -86,7 +91,7 @@ class Vit(nn.Module):
             if index == min(sparse, default=None):
                 # Before the norm and the attention of the block: from here on all is computed for each member.
                 x = jnp.tile(x, (predictions(model), 1, 1))
-            x, loss = Block(model, index in sparse, name=f"block_{index}")(x, traced, train=train)
+            x, loss = Block(model, index in sparse, self.plain, name=f"block_{index}")(x, traced, train=train)
             auxiliary += loss
         x = LayerNorm(jnp.dtype("float32"), name="norm")(x[:, 0])
         if model.representation:
@@ -105,13 +110,19 @@ class Vit(nn.Module):
         return x + self.param("positions", normal(0.02), (1, x.shape[1], features))
 
 
-def make_model(model: ModelConfig, data: DataConfig) -> Vit:
-    """The model of a config. Configs that differ in traced values alone give equal models: none is baked in."""
+def make_model(model: ModelConfig, data: DataConfig, *, plain: bool = False) -> Vit:
+    """The model of a config. Configs that differ in traced values alone give equal models: none is baked in.
+
+    `plain` bakes in one that is traced otherwise: a tiled model is partitioned or not as the config says. That is the
+    reference which the traced form is tested against.
+    """
+    own: FlatConfig = flatten(model)
+    neutral = {bool: False, float: 0.0}
     static = {}
     for name, leaf in leaves(ModelConfig).items():
-        if leaf.setting.traced:
-            static[name] = float(bool(getattr(model, name))) if leaf.setting.switch else 0.0
-    return Vit(dataclasses.replace(model, **static), data.classes)
+        if leaf.is_traced_in(own) and not (plain and leaf.setting.when):
+            static[name] = float(bool(own[name])) if leaf.setting.switch else neutral[leaf.type]
+    return Vit(dataclasses.replace(model, **static), data.classes, plain)
 
 
 def _constant(value: jax.Array) -> Initializer:

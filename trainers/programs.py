@@ -1,0 +1,194 @@
+"""The compiled programs of a signature: made once for a way to run its lanes, on threads, and kept for the packs that follow.
+
+A chunk advances each lane by its own, traced number of steps, so that a finished or empty lane costs nothing and a new
+one takes its place without compiling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from orchestrator.contract import FlatConfig, build, signature_of
+from trainers import evaluate
+from trainers.config import DataConfig, EvalConfig, VisionConfig
+from trainers.data import load
+from trainers.packing import Packing, Strategy
+from trainers.step import LaneState, Program, TrainData, root_key, traced_numbers
+
+MOST_PROGRAMS = 16  # that a process keeps compiled: tuning and replicates of an arm come minutes apart
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resident:
+    """The data of a signature, on the device: what is trained on, and each split that is measured on, by name."""
+
+    train: TrainData
+    measured: Mapping[str, evaluate.EvalSplit]
+
+
+@functools.lru_cache(maxsize=2)
+def resident(data: DataConfig, config: EvalConfig) -> Resident:
+    """Reads a dataset and puts it on the device, once for all packs that follow one another."""
+    splits = load(data)
+    batch = evaluate.batch_size(config.batch_size, len(splits["val"].labels))
+    left_out = {"train"} if config.corrupted else {"train", "corrupted"}
+    measured = {name: evaluate.EvalSplit.cut(split, batch) for name, split in splits.items() if name not in left_out}
+    train = splits["train"]
+    return Resident(TrainData(jnp.asarray(train.images), jnp.asarray(train.labels)), measured)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """The compiled programs of one signature for one way to run its lanes.
+
+    What takes "lanes" takes them stacked on a leading axis, or the one lane itself under `Strategy.SOLO`.
+
+    Attributes:
+        template: Shapes and types of one lane's state.
+        init: (key, numbers) to a lane's state at step 0.
+        put: (states, place, state) to the states with that lane in that place; None under `Strategy.SOLO`.
+        chunk: (states, numbers, steps, data) of lanes to their states, so many steps on.
+        logits: (params, numbers, whether to, images) of lanes to logits [lane, member, image, class], without lanes under `SOLO`.
+        metrics: Number of images to (logits of each batch [lane, …], classes) to metrics of each lane.
+        compile_s: Seconds that tracing and compiling took.
+        memory_bytes: What the states and the largest program's temporaries take; 0 where the device does not say.
+    """
+
+    template: LaneState
+    init: Callable[..., Any]
+    put: Callable[..., Any] | None
+    chunk: Callable[..., Any]
+    logits: Callable[..., Any]
+    metrics: Mapping[int, Callable[..., Any]]
+    compile_s: float
+    memory_bytes: int
+
+    @classmethod
+    def compiled(cls, flat: FlatConfig, data: Resident, packing: Packing) -> Programs:
+        """Traces and compiles every program at once, on threads: XLA compiles outside Python's lock."""
+        started = time.monotonic()
+        config, numbers = build(VisionConfig, flat), traced_numbers(flat)
+        program, strategy = Program(config), packing.strategy
+        is_solo = strategy is Strategy.SOLO
+
+        def put(states: LaneState, place: jax.Array, state: LaneState) -> LaneState:
+            return jax.tree.map(lambda stack, one: stack.at[place].set(one), states, state)
+
+        def chunk(states: LaneState, numbers: Any, n_steps: jax.Array, data: TrainData) -> LaneState:
+            return strategy.over_lanes(lambda lane: program.chunk(*lane, data), (states, numbers, n_steps))
+
+        def logits(params: Any, numbers: Any, active: jax.Array, images: jax.Array) -> jax.Array:
+            return strategy.over_lanes(lambda lane: evaluate.logits_where(program, *lane, images), (params, numbers, active))
+
+        template: LaneState = jax.eval_shape(program.init, root_key(0), numbers)
+        states, stack, counts, active = template, numbers, np.int32(0), np.bool_(True)
+        if not is_solo:
+            states, stack = stacked_shapes(template, packing.width), stacked_shapes(numbers, packing.width)
+            counts, active = np.zeros(packing.width, np.int32), np.zeros(packing.width, bool)
+        splits = list(data.measured.values())
+        predict = (states.params, stack, active, splits[0].batches[0])
+        one_batch = jax.eval_shape(logits, *predict)
+        if is_solo:
+            one_batch = jax.ShapeDtypeStruct((1, *one_batch.shape), one_batch.dtype)
+        with ThreadPoolExecutor() as threads:
+            jobs = {
+                "chunk": threads.submit(_compiled, chunk, states, stack, counts, data.train, donate=0),
+                "logits": threads.submit(_compiled, logits, *predict),
+                "init": threads.submit(_compiled, program.init, root_key(0), numbers, once=True),
+            }
+            if not is_solo:
+                jobs["put"] = threads.submit(_compiled, put, states, np.int32(0), template, donate=0, once=True)
+            measure = evaluate.measure_with(config.eval.ece_bins)
+            metrics = {
+                n_images: threads.submit(_compiled, measure, [one_batch] * n_batches, jax.ShapeDtypeStruct((n_images,), np.int32))
+                for n_images, n_batches in {len(split.labels): len(split.batches) for split in splits}.items()
+            }
+        done = {name: job.result() for name, job in jobs.items()}
+        return cls(
+            template=template,
+            put=done.pop("put", None),
+            metrics={n_images: job.result() for n_images, job in metrics.items()},
+            compile_s=time.monotonic() - started,
+            memory_bytes=_memory_bytes(template, packing, done["chunk"], done["logits"]),
+            **done,
+        )
+
+
+_kept: dict[tuple[str, Packing], Future[Programs]] = {}
+_lock = threading.Lock()
+
+
+def programs_of(flat: FlatConfig, signature: str, packing: Packing) -> Programs:
+    """The programs of a signature, compiled now unless they are, or are being compiled."""
+    future, is_new = _claimed(signature, packing)
+    if is_new:
+        _fulfil(future, flat, packing)
+    try:
+        return future.result()
+    except BaseException:
+        with _lock:
+            _kept.pop((signature, packing), None)  # the next pack tries again
+        raise
+
+
+def compile_meanwhile(flat: FlatConfig, signature: str, packing: Packing) -> None:
+    """Starts to compile what will be asked for next. The thread dies with the process, and what it met is met again later."""
+    future, is_new = _claimed(signature, packing)
+    if is_new:
+        threading.Thread(target=_fulfil, args=(future, flat, packing), name="compile-next", daemon=True).start()
+
+
+def _claimed(signature: str, packing: Packing) -> tuple[Future[Programs], bool]:
+    key = (signature, packing)
+    with _lock:
+        if key in _kept:
+            _kept[key] = _kept.pop(key)  # the last one asked for is the last one to go
+            return _kept[key], False
+        while len(_kept) >= MOST_PROGRAMS:
+            del _kept[next(iter(_kept))]
+        _kept[key] = Future()
+        return _kept[key], True
+
+
+def _fulfil(future: Future[Programs], flat: FlatConfig, packing: Packing) -> None:
+    try:
+        config = build(VisionConfig, flat)
+        future.set_result(Programs.compiled(flat, resident(config.data, config.eval), packing))
+    except BaseException as error:  # a waiting pack would wait for ever
+        future.set_exception(error)
+
+
+def stacked_shapes(tree: Any, width: int) -> Any:
+    """Shapes of a tree with a leading axis of lanes."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype), tree)
+
+
+def signature(flat: FlatConfig, program: str) -> str:
+    """The signature of a vision config, as the plan computes it."""
+    return signature_of(VisionConfig, flat, program=program)
+
+
+def _compiled(function: Callable[..., Any], *arguments: Any, donate: int | None = None, once: bool = False) -> Callable[..., Any]:
+    """The compiled function. What runs once a lane is not optimised, which halves the time that initialisation compiles."""
+    options = {"xla_backend_optimization_level": 0} if once and jax.default_backend() == "cpu" else {}
+    return jax.jit(function, donate_argnums=() if donate is None else donate).lower(*arguments).compile(compiler_options=options)
+
+
+def _memory_bytes(template: LaneState, packing: Packing, *compiled: Any) -> int:
+    """States of all lanes, and the temporaries of the program that has most of them."""
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+    found = [one.memory_analysis() for one in compiled]
+    return packing.width * state + max((stats.temp_size_in_bytes for stats in found if stats is not None), default=0)
