@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -48,6 +49,7 @@ class Saver:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: list[Future[None]] = []
+        self.last_s = 0.0  # of CPU, that the last save took on the thread
 
     def __enter__(self) -> Saver:
         return self
@@ -58,7 +60,7 @@ class Saver:
 
     def save(self, folder: pathlib.Path, checkpoint: Checkpoint) -> None:
         """Saves later, at the latest when the saver is left."""
-        self._submit(save, folder, checkpoint)
+        self._submit(self._timed_save, folder, checkpoint)
 
     def remove(self, folder: pathlib.Path) -> None:
         """Removes later, after every earlier save."""
@@ -69,6 +71,11 @@ class Saver:
         for future in self._pending:
             future.result()
         self._pending.clear()
+
+    def _timed_save(self, folder: pathlib.Path, checkpoint: Checkpoint) -> None:
+        started = time.thread_time()
+        save(folder, checkpoint)
+        self.last_s = time.thread_time() - started
 
     def _submit(self, job: Callable[..., None], *arguments: Any) -> None:
         self._raise_errors()
@@ -139,7 +146,7 @@ def _warned(job: Callable[..., None], folder: pathlib.Path, *arguments: Any) -> 
     try:
         job(folder, *arguments)
     except OSError as error:
-        log.warning("%s: %s failed (%s); after a kill the lane would go on from an earlier step", folder, job.__name__, error)
+        log.warning("%s: a checkpoint could not be written or removed (%s); after a kill its lane would repeat steps", folder, error)
 
 
 def _read(file: pathlib.Path, key: str) -> Checkpoint:

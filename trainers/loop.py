@@ -21,7 +21,7 @@ from trainers.restore import named_arrays, packing_of, restored
 
 LOOK_EVERY_S = 1.0  # for about so long a chunk keeps the loop from seeing that the process is asked to stop
 FIRST_STEPS = 4  # of each lane, before a step was ever timed
-SAVE_EVERY_S = 5.0  # a lane is saved at the first rung after so long: what a kill costs, against 1 to 3 % of the time
+SAVE_SHARE = 0.02  # of the time may go to checkpoints: a lane is saved at the first rung at which they took less
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class _Seat:
     step: int
     stop: int
     config: VisionConfig
-    saved_at: float = dataclasses.field(default_factory=time.monotonic)
+    saved_at: float | None = None
 
     @classmethod
     def taken(cls, lane: Lane, step: int) -> _Seat:
@@ -90,6 +90,7 @@ class _Loop:
         self._here = backend.describe()
         self._lane_step_s: float | None = None
         self._is_dry = False
+        self._copy_s = 0.0
 
     def run(self, lanes: Sequence[Lane], *, any_way: bool) -> None:
         """Trains these lanes and all that follow them, until none is left or the host is stopping."""
@@ -207,7 +208,7 @@ class _Loop:
         if verdict is Verdict.PAUSE:
             return True
         if verdict is Verdict.CONTINUE and not seat.is_final:
-            if time.monotonic() - seat.saved_at >= SAVE_EVERY_S:
+            if seat.saved_at is None or (time.monotonic() - seat.saved_at) * SAVE_SHARE >= self._save_s * len(self._seats):
                 self._save([place])
             seat.head_on()
             return False
@@ -231,11 +232,17 @@ class _Loop:
 
     def _save(self, places: Iterable[int]) -> None:
         """Checkpoints the lanes in these places."""
-        for place, state in self._pack.states(list(places)).items():
-            seat = self._seats[place]
+        for place in places:
+            started, seat = time.thread_time(), self._seats[place]
+            state = self._pack.states([place])[place]
             arrays = named_arrays(state)
             self._saver.save(seat.lane.folder, Checkpoint(key=seat.lane.key, program=self._program_of_lanes, arrays=arrays))
-            seat.saved_at = time.monotonic()
+            seat.saved_at, self._copy_s = time.monotonic(), time.thread_time() - started
+
+    @property
+    def _save_s(self) -> float:
+        """Seconds of CPU that the last checkpoint of a lane took: the copy from the device, hashing and writing."""
+        return self._copy_s + self._saver.last_s
 
     @property
     def _program_of_lanes(self) -> str:

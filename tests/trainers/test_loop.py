@@ -59,7 +59,7 @@ def hash_of(one: Lane) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def _saved_at_every_rung() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SAVE_EVERY_S", 0.0)
+        patch.setattr(loop, "SAVE_SHARE", math.inf)
         yield
 
 
