@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from orchestrator.config import build, flatten, leaves, resolve, signature_of, static, traced
@@ -31,6 +32,7 @@ __all__ = [
     "Verdict",
     "build",
     "content_key",
+    "fastest",
     "flatten",
     "leaves",
     "resolve",
@@ -109,6 +111,15 @@ class Probe:
     lane_step_s: float
     lane_s: float = 0.0
     memory_bytes: int = 0
+
+
+def fastest(probes: Iterable[Probe], *, memory_bytes: float = math.inf) -> Probe | None:
+    """The measurement with the least time a lane-step among those whose pack fits; the first of equals. None where none fits.
+
+    A trainer chooses by it, so that a plan is made for what will be chosen.
+    """
+    fitting = (probe for probe in probes if probe.memory_bytes <= memory_bytes)
+    return min(fitting, key=lambda probe: probe.lane_step_s, default=None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,6 +133,69 @@ class ObjectiveRecord:
 class StudyRecord:
     """A study and everything recorded of it.
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PackRecord:
+    """Where the time of one pack went, as its trainer told; see `orchestrator.contract.Usage`.
+
+    Attributes:
+        ended_s: Seconds from the start of the run to the end of the pack.
+    """
+
+    signature: str
+    strategy: str
+    width: int
+    lane_steps: int
+    compile_s: float
+    train_s: float
+    evaluate_s: float
+    other_s: float
+    lane_s: float
+    place_s: float
+    ended_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """One worker of a run, in seconds from the start of the run.
+
+    Attributes:
+        leased_s: When it was given its first trial.
+        ended_s: When it ended; None while it runs, as far as anybody knows.
+        died: It ended otherwise than by being asked to.
+        packs: That it trained to their end, in their order.
+    """
+
+    leased_s: float
+    ended_s: float | None
+    died: bool
+    packs: tuple[PackRecord, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run of a study that had something to train.
+
+    Attributes:
+        workers: That it was to have at once.
+        trials: That were left to do.
+        estimate_s: What the plan said that it would take; None where nothing was known.
+        inferred: Trials whose program had not been measured when the plan said so.
+        wall_s: What it took; None for a run that was killed, or still goes on.
+        finished: Trials that it finished; None as above.
+        ending: `done`, `interrupted`, `stuck`; empty as above.
+        crew: The workers that trained, in the order in which they were given work.
+    """
+
+    workers: int
+    trials: int
+    estimate_s: float | None
+    inferred: int
+    wall_s: float | None
+    finished: int | None
+    ending: str
+    crew: tuple[WorkerRecord, ...]
+
+
     Attributes:
         name: Its name, as the study file gives it.
         question: Docstring of the study file.
@@ -152,6 +215,7 @@ class StudyRecord:
 
     name: str
     question: str
+        runs: How the study was run, oldest first; empty where that is not asked for, or was not written down.
     trainer: str
     version: str
     profile: str
@@ -168,4 +232,5 @@ class StudyRecord:
     def of(self, arm: str, phase: Phase) -> Iterator[TrialRecord]:
         """The trials of one arm in one phase, in the order of their index."""
         rows = [row for row in self.trials if row.arm == arm and row.phase is phase]
+    runs: tuple[RunRecord, ...] = ()
         return iter(sorted(rows, key=lambda row: row.index))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from orchestrator.contract import Probe
 from orchestrator.keys import FlatConfig, Json
-from orchestrator.ledger import ending, journal, lease, plan, read, record
+from orchestrator.ledger import ending, journal, lease, plan, read, record, runs
 from orchestrator.ledger.database import Database
 from orchestrator.ledger.opening import open_engine
 from orchestrator.ledger.rows import (
@@ -21,7 +21,7 @@ from orchestrator.ledger.rows import (
     TrialRows,
     WorkerRow,
 )
-from orchestrator.records import Phase, TrialRecord, TrialState
+from orchestrator.records import Phase, Rung, RunRecord, TrialRecord, TrialState
 
 MAX_FAILURES = 3
 MAX_LOST = 3
@@ -283,4 +283,17 @@ class Ledger:
     def probes(self, signatures: Iterable[str]) -> tuple[Probe, ...]:
         """Speed measurements of the signatures."""
         with self._database.read() as connection:
+    def run_records(self, study: str) -> tuple[RunRecord, ...]:
+        """How the study was run, oldest first: from its events `run`, `run ended` and `usage`, and from its workers."""
+        with self._database.read() as connection:
+            return runs.run_records(connection, study)
+
+    def machine(self, host: str) -> tuple[str, float | None]:
+        """The device that a machine's last finished trial was trained on, and the seconds from a run's start to its first program.
+
+        Empty and None where no trial, or no run, of any study was.
+        """
+        with self._database.read() as connection:
+            return runs.device_of(connection, host), runs.start_s(connection)
+
             return journal.probes_of(connection, signatures)

@@ -15,6 +15,7 @@ from orchestrator.report.answer import Answer, answer
 from orchestrator.report.gaps import Banner, Mishap, banner, mishaps
 from orchestrator.report.number import plain
 from orchestrator.report.provenance import ArmOrigin, TuningRow, facts, origins, tuning_rows
+from orchestrator.report.running import Running, running
 from orchestrator.report.table import EffectRow, Table, arm_table, effect_row
 from orchestrator.report.words import heading, label
 
@@ -60,6 +61,7 @@ class Content:
         origins: How each arm was made.
         base: Key and value of the base config.
         mishaps: Trials that failed, diverged, or took more than one attempt.
+        running: How the run went; None where that was not written down.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Content:
     origins: tuple[ArmOrigin, ...]
     base: tuple[tuple[str, str], ...]
     mishaps: tuple[Mishap, ...]
+    running: Running | None
 
     @property
     def has_best(self) -> bool:
@@ -115,6 +118,7 @@ def content_of(record: StudyRecord) -> Content:
         origins=origins(record),
         base=tuple((key, plain(value)) for key, value in record.base.items()),
         mishaps=mishaps(record),
+        running=running(record),
     )
 
 

@@ -14,7 +14,7 @@ from orchestrator.report.latex import latex
 from orchestrator.report.page import markdown, page
 from orchestrator.report.sheet import sheet
 
-_FIGURE_NAMES = ("effects", "frontier", "curves", "tuning", "tuning-*")
+_FIGURE_NAMES = ("effects", "frontier", "curves", "tuning", "tuning-*", "workers")
 
 
 def write_report(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:

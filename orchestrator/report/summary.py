@@ -16,6 +16,7 @@ from orchestrator.analysis.tuning import tuning
 from orchestrator.keys import Json
 from orchestrator.records import StudyRecord
 from orchestrator.report.answer import answer
+from orchestrator.report.running import running_json
 
 
 def summary(record: StudyRecord) -> dict[str, Json]:
@@ -56,6 +57,7 @@ def summary(record: StudyRecord) -> dict[str, Json]:
             }
             for entry in missing(record)
         ],
+        "running": running_json(record),
     }
 
 
