@@ -13,10 +13,14 @@ from orchestrator.keys import FlatConfig
 
 
 class TrialState(enum.StrEnum):
-    """Where a trial stands. PREEMPTED and LOST wait for a worker as PLANNED does; they say why they wait."""
+    """Where a trial stands. PREEMPTED and LOST wait for a worker as PLANNED does; they say why they wait.
+
+    PAUSED waits for other trials, not for a worker: at a rung, until the rest of its cohort has reached it.
+    """
 
     PLANNED = "planned"
     LEASED = "leased"
+    PAUSED = "paused"
     COMPLETE = "complete"
     STOPPED = "stopped"
     DIVERGED = "diverged"
@@ -130,10 +134,6 @@ class ObjectiveRecord:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class StudyRecord:
-    """A study and everything recorded of it.
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PackRecord:
     """Where the time of one pack went, as its trainer told; see `orchestrator.contract.Usage`.
 
@@ -196,6 +196,10 @@ class RunRecord:
     crew: tuple[WorkerRecord, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """A study and everything recorded of it.
+
     Attributes:
         name: Its name, as the study file gives it.
         question: Docstring of the study file.
@@ -211,11 +215,11 @@ class RunRecord:
         arms: In the order of the study file.
         trials: In the order of the plan; orphaned ones are left out.
         provenance: Versions, commit, platform of the launcher.
+        runs: How the study was run, oldest first; empty where that is not asked for, or was not written down.
     """
 
     name: str
     question: str
-        runs: How the study was run, oldest first; empty where that is not asked for, or was not written down.
     trainer: str
     version: str
     profile: str
@@ -228,9 +232,9 @@ class RunRecord:
     arms: tuple[ArmRecord, ...]
     trials: tuple[TrialRecord, ...]
     provenance: Mapping[str, str]
+    runs: tuple[RunRecord, ...] = ()
 
     def of(self, arm: str, phase: Phase) -> Iterator[TrialRecord]:
         """The trials of one arm in one phase, in the order of their index."""
         rows = [row for row in self.trials if row.arm == arm and row.phase is phase]
-    runs: tuple[RunRecord, ...] = ()
         return iter(sorted(rows, key=lambda row: row.index))

@@ -6,6 +6,7 @@ from orchestrator.ledger.opening import NoLedgerError
 from orchestrator.ledger.rows import (
     ArtifactRow,
     CellRow,
+    DecisionRow,
     Entry,
     EventRow,
     Leased,
@@ -21,6 +22,7 @@ from orchestrator.ledger.rows import (
 __all__ = [
     "ArtifactRow",
     "CellRow",
+    "DecisionRow",
     "Entry",
     "EventRow",
     "Leased",

@@ -1,4 +1,4 @@
-"""The ways in which a lease ends, all through one function: finished, failed, handed back, lost."""
+"""The ways in which a lease ends, all through one function: finished, failed, parked at a rung, handed back, lost."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from orchestrator.keys import canonical
 from orchestrator.ledger.database import chunks
 from orchestrator.ledger.lease import Held, held
 from orchestrator.ledger.schema import attempts, memberships, trials, workers
+from orchestrator.ledger.settle import settle
 from orchestrator.ledger.states import check
 from orchestrator.records import TrialState
 
@@ -23,7 +24,8 @@ class Ending:
     Attributes:
         held: The lease.
         outcome: State that the attempt ends in.
-        then: State that the trial is left in: that of the attempt, or PLANNED when a failed one is tried again.
+        then: State that the trial is left in: that of the attempt, or PLANNED when a failed one is tried again. One that is
+            to wait or to pause is then settled: what its studies want of it decides.
         reason: Why.
         failures: Of the trial, this one included.
         losses: Of the trial, this one included.
@@ -45,7 +47,6 @@ _END = (
     .values(worker=None, expires_at=None)
 )
 _END_ATTEMPT = sa.update(attempts).where(attempts.c.trial == sa.bindparam("of_key"), attempts.c.fence == sa.bindparam("of_fence"))
-_JOIN_QUEUE = sa.update(memberships).where(memberships.c.trial == sa.bindparam("of_key")).values(waiting=sa.not_(memberships.c.orphaned))
 _LEASES = sa.select(trials.c.worker, sa.func.count()).where(trials.c.worker.is_not(None)).group_by(trials.c.worker)
 
 
@@ -60,8 +61,18 @@ def end(connection: sa.Connection, endings: Sequence[Ending]) -> None:
     ended = connection.execute(_END, [_trial(ending) for ending in endings])
     assert ended.rowcount == len(endings), "the rows were locked and leased"
     connection.execute(_END_ATTEMPT, [_attempt(ending) for ending in endings])
-    if waiting := [{"of_key": ending.held.key} for ending in endings if ending.then.is_waiting]:
-        connection.execute(_JOIN_QUEUE, waiting)
+    settle(connection, [ending.held.key for ending in endings if not ending.then.is_terminal])
+
+
+def park(connection: sa.Connection, worker: int, keys: Collection[str]) -> int:
+    """Ends the leases of lanes that wait at a rung, their checkpoints being on disk; see `Ledger.park`."""
+    rows = [row for row in held(connection, worker=worker) if row.key in keys and row.is_live]
+    paused, reason = TrialState.PAUSED, "it waits at a rung"
+    end(
+        connection,
+        [Ending(held=row, outcome=paused, then=paused, reason=reason, failures=row.failures, losses=row.losses) for row in rows],
+    )
+    return len(rows)
 
 
 def release(connection: sa.Connection, worker: int, *, keys: Collection[str] | None, state: TrialState, reason: str) -> int:
@@ -113,8 +124,7 @@ def retry(connection: sa.Connection, study: str) -> int:
     for some in chunks(keys):
         again = sa.update(trials).where(trials.c.key.in_(some), trials.c.state == TrialState.FAILED)
         connection.execute(again.values(state=TrialState.PLANNED, reason="", failures=0, losses=0))
-    if keys:
-        connection.execute(_JOIN_QUEUE, [{"of_key": key} for key in keys])
+    settle(connection, keys)
     return len(keys)
 
 

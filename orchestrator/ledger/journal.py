@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -13,9 +14,11 @@ from orchestrator.errors import LedgerError
 from orchestrator.keys import Json, canonical
 from orchestrator.ledger.codec import moment, to_json
 from orchestrator.ledger.database import chunks, put
-from orchestrator.ledger.rows import EventRow, WorkerRow
+from orchestrator.ledger.rows import DecisionRow, EventRow, WorkerRow
 from orchestrator.ledger.schema import events, memberships, now, probes, publications, studies, trials, workers
 from orchestrator.ledger.states import TERMINAL
+
+DECISION = "decision"  # kind of the events that tell what stopping rules decided
 
 _LIVE_WORKERS = (
     sa.select(
@@ -102,6 +105,18 @@ def event(connection: sa.Connection, study: str, kind: str, trial: str | None, p
     return int(made[0])
 
 
+def tell_decisions(connection: sa.Connection, study: str, rows: Sequence[DecisionRow]) -> None:
+    """An event for each decision that was not told yet, or that is another one now."""
+    if not rows:
+        return
+    query = sa.select(events.c.trial, events.c.payload).where(events.c.study == study, events.c.kind == DECISION).order_by(events.c.id)
+    told = {(trial, said["arm"], said["rung"]): said for trial, said in ((t, to_json(text)) for t, text in connection.execute(query))}
+    for row in rows:
+        payload = {key: _plain(value) for key, value in dataclasses.asdict(row).items() if key != "trial"}
+        if told.get((row.trial, row.arm, row.rung)) != payload:
+            event(connection, study, DECISION, row.trial, payload)
+
+
 def events_after(connection: sa.Connection, study: str, after_id: int) -> tuple[EventRow, ...]:
     """Events of the study with larger numbers, in their order."""
     query = sa.select(events.c.id, events.c.at, events.c.kind, events.c.trial, events.c.payload)
@@ -134,6 +149,13 @@ def probes_of(connection: sa.Connection, signatures: Iterable[str]) -> tuple[Pro
     query = sa.select(probes).order_by(probes.c.signature, probes.c.device, probes.c.strategy, probes.c.width)
     rows = (row for some in chunks(signatures) for row in connection.execute(query.where(probes.c.signature.in_(some))).mappings())
     return tuple(Probe(**row) for row in rows)
+
+
+def _plain(value: Any) -> Json:
+    """As it comes back from JSON."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in cast("tuple[Any, ...]", value)]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else cast(Json, value)
 
 
 def unknown_study(study: str) -> LedgerError:

@@ -105,6 +105,7 @@ _BEGIN = sa.insert(attempts).values(
     reason="",
     provenance="{}",
 )
+_UNTIL = sa.select(memberships.c.trial, memberships.c.until).where(_in_queue)
 _LEAVE_QUEUE = sa.update(memberships).where(memberships.c.trial == sa.bindparam("of_key")).values(waiting=False)
 _SEEN = sa.update(workers).where(workers.c.id == sa.bindparam("of_worker")).values(seen_at=now())
 _SEEN_ON = _SEEN.values(signature=sa.bindparam("on_signature"))
@@ -150,6 +151,7 @@ def lease(connection: sa.Connection, study: str, worker: int, n: int, *, signatu
     most = 2**31 - 1 if n_held == 0 else FREE_LOSSES + ((n_held + n) // (n_held + 1)).bit_length() - 1
     first = _candidates(connection, {"study": study, "signature": signature, "most_losses": most, "n": 2 * n + 8})
     keys = _that_fit([(key, row[2]) for key, row in first.items()], n, n_held=n_held, losses=losses)
+    until = _until(connection, study, keys)
     _claim(connection, worker, [(key, first[key][0]) for key in keys], signature, lease_s)
     return [
         Leased(
@@ -159,6 +161,7 @@ def lease(connection: sa.Connection, study: str, worker: int, n: int, *, signatu
             seed=first[key][1],
             signature=signature,
             attempt=first[key][0] + 1,
+            until=until[key],
         )
         for key in keys
     ]
@@ -210,6 +213,16 @@ def _candidates(connection: sa.Connection, given: Mapping[str, object], *, lock:
             found.setdefault(key, (fence, seed, losses, config))  # a trial may be in the study twice
         if found or connection.dialect.name != "postgresql":
             break
+    return found
+
+
+def _until(connection: sa.Connection, study: str, keys: Sequence[str]) -> dict[str, int | None]:
+    """Step at which each waiting trial is to pause: the furthest, where two arms of the study want it."""
+    found: dict[str, int | None] = {}
+    if keys:
+        for key, until in connection.execute(_UNTIL.where(memberships.c.trial.in_(keys)), {"study": study}):
+            before = found.get(key, 0)
+            found[key] = None if until is None or before is None else max(before, until)
     return found
 
 

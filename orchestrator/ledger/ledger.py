@@ -70,6 +70,10 @@ class Ledger:
     def insert_plan(self, rows: PlanRows) -> None:
         """Makes the study hold exactly this plan. Trials that are known keep their state; twice is as once.
 
+        Where the plan pauses or stops trials, they follow with it, in the same transaction: one that no study wants to go on
+        is PAUSED or STOPPED, one that was and that some study wants again is PLANNED and keeps its rungs. Leased trials are
+        left alone until their lease ends. Each decision of the plan is an event, once.
+
         Memberships that the plan no longer names are kept as orphans: not leased, not counted, back when the plan names
         them again.
         """
@@ -95,6 +99,11 @@ class Ledger:
         """State of each trial that is known under any study, and the final metrics of complete ones, costs left out."""
         with self._database.read() as connection:
             return read.outcomes(connection, list(keys))
+
+    def rungs(self, keys: Iterable[str], metrics: Collection[str]) -> dict[str, tuple[Rung, ...]]:
+        """What trials reported of some metrics, in the order of steps; a rung that has none of them is empty."""
+        with self._database.read() as connection:
+            return read.rungs(connection, keys, metrics)
 
     def study_spec(self, study: str) -> dict[str, Json] | None:
         """What the study's plan was inserted with; None for an unknown study."""
@@ -163,6 +172,15 @@ class Ledger:
         """
         with self._database.write() as connection:
             return record.record(connection, worker, entries)
+
+    def park(self, worker: int, keys: Collection[str]) -> int:
+        """Ends the leases of lanes that wait at a rung, now that their checkpoints are on disk; how many.
+
+        A trial is PAUSED then, or goes where its studies want it: back to the queue, or STOPPED. Leases that have expired
+        are left to `expire`.
+        """
+        with self._database.write() as connection:
+            return ending.park(connection, worker, keys)
 
     def release(self, worker: int, *, keys: Collection[str] | None = None, state: TrialState, reason: str) -> int:
         """Hands back what the worker holds, or those of `keys`; how many.
@@ -265,6 +283,19 @@ class Ledger:
         with self._database.read() as connection:
             return journal.events_after(connection, study, after_id)
 
+    def run_records(self, study: str) -> tuple[RunRecord, ...]:
+        """How the study was run, oldest first: from its events `run`, `run ended` and `usage`, and from its workers."""
+        with self._database.read() as connection:
+            return runs.run_records(connection, study)
+
+    def machine(self, host: str) -> tuple[str, float | None]:
+        """The device that a machine's last finished trial was trained on, and the seconds of a run beside its programs.
+
+        Empty and None where no trial, or no run, of any study was.
+        """
+        with self._database.read() as connection:
+            return runs.device_of(connection, host), runs.overhead_s(connection)
+
     def unpublished(self, study: str, tracker: str) -> tuple[str, ...]:
         """Terminal trials that the tracker does not have, in the order of the plan. A trial run again is published again."""
         with self._database.read() as connection:
@@ -283,17 +314,4 @@ class Ledger:
     def probes(self, signatures: Iterable[str]) -> tuple[Probe, ...]:
         """Speed measurements of the signatures."""
         with self._database.read() as connection:
-    def run_records(self, study: str) -> tuple[RunRecord, ...]:
-        """How the study was run, oldest first: from its events `run`, `run ended` and `usage`, and from its workers."""
-        with self._database.read() as connection:
-            return runs.run_records(connection, study)
-
-    def machine(self, host: str) -> tuple[str, float | None]:
-        """The device that a machine's last finished trial was trained on, and the seconds from a run's start to its first program.
-
-        Empty and None where no trial, or no run, of any study was.
-        """
-        with self._database.read() as connection:
-            return runs.device_of(connection, host), runs.start_s(connection)
-
             return journal.probes_of(connection, signatures)

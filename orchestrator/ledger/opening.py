@@ -143,13 +143,42 @@ def _migrate(engine: sa.Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    with _alone(engine), writing(engine) as connection:
+    with _alone(engine), _without_foreign_keys(engine), writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         if _revision(connection) == REVISION:
             return  # another process did it while this one waited
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        _check_foreign_keys(connection)
+
+
+@contextlib.contextmanager
+def _without_foreign_keys(engine: sa.Engine) -> Generator[None]:
+    """SQLite changes a table by making it anew, and dropping the old one would drop what refers to it.
+
+    The switch works outside of transactions only, so it is set where connections are made; those made meanwhile are closed.
+    """
+    if engine.dialect.name == "postgresql":
+        yield
+        return
+    engine.dispose()
+    event.listen(engine, "connect", _foreign_keys_off)
+    try:
+        yield
+    finally:
+        event.remove(engine, "connect", _foreign_keys_off)
+        engine.dispose()
+
+
+def _foreign_keys_off(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA foreign_keys = OFF")
+
+
+def _check_foreign_keys(connection: sa.Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        lost = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        assert not lost, f"the migration lost rows that others refer to: {lost[:3]}"
 
 
 @contextlib.contextmanager

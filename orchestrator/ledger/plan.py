@@ -10,12 +10,14 @@ import sqlalchemy as sa
 from orchestrator.errors import LedgerError
 from orchestrator.keys import canonical
 from orchestrator.ledger.database import chunks
+from orchestrator.ledger.journal import tell_decisions
 from orchestrator.ledger.rows import CellRow, MemberRow, PlanRows, TrialRow, TrialRows
 from orchestrator.ledger.schema import cells, memberships, now, studies, trials
-from orchestrator.ledger.states import TERMINAL
+from orchestrator.ledger.settle import settle_study
 from orchestrator.records import TrialState
 
 Place = tuple[str, str, str, int]  # trial, arm, phase, number: a membership's primary key in its study
+Known = tuple[Any, ...]  # position, point, until, dropped, orphaned
 
 NEW_TRIAL: Mapping[str, Any] = {
     "state": TrialState.PLANNED,
@@ -46,6 +48,7 @@ def insert_plan(connection: sa.Connection, plan: PlanRows) -> None:
     elif found != spec:
         connection.execute(sa.update(studies).where(studies.c.name == plan.study).values(spec=spec))
     _insert(connection, plan.study, plan, orphan_others=True)
+    tell_decisions(connection, plan.study, plan.decisions)
 
 
 def add_trials(connection: sa.Connection, study: str, rows: TrialRows) -> None:
@@ -74,18 +77,20 @@ def _insert(connection: sa.Connection, study: str, rows: TrialRows, *, orphan_ot
     if len(wanted) != len(rows.members):
         raise ValueError("a plan names a trial once for each arm, phase and index")
     found = _found(connection, study, None if orphan_others else [row.trial for row in rows.members])
-    if orphan_others:
-        _orphan(connection, study, [place for place, (_, _, orphaned) in found.items() if not orphaned and place not in wanted])
-    changed = [row for place, row in wanted.items() if place not in found or found[place] != (row.position, canonical(row.point), False)]
-    queue = _queue(connection, (row.trial for row in changed))
-    if unknown := sorted({row.trial for row in changed} - queue.keys()):
+    gone = [place for place, known in found.items() if orphan_others and not known[-1] and place not in wanted]
+    if gone:
+        connection.execute(_MOVE.values(orphaned=True, waiting=False), [_named(study, place) for place in gone])
+    changed = [row for place, row in wanted.items() if place not in found or found[place] != _known(row)]
+    signatures = _signatures(connection, (row.trial for row in changed))
+    if unknown := sorted({row.trial for row in changed} - signatures.keys()):
         raise ValueError(f"members of a plan are trials; unknown: {unknown[:3]}")
     if new := [row for row in changed if _place(row) not in found]:
-        connection.execute(sa.insert(memberships), [_columns(study, row, queue[row.trial]) for row in new])
+        connection.execute(sa.insert(memberships), [_columns(study, row, signatures[row.trial]) for row in new])
     moved = [row for row in changed if _place(row) in found]
     if moved:
         # Only what is named in the parameters of the first row is set, so the key's columns are left out.
-        connection.execute(_MOVE, [_named(study, _place(row)) | _settings(row, queue[row.trial]) for row in moved])
+        connection.execute(_MOVE, [_named(study, _place(row)) | _settings(row, signatures[row.trial]) for row in moved])
+    settle_study(connection, study, [*(row.trial for row in changed), *(trial for trial, _, _, _ in gone)])
 
 
 def _insert_cells(connection: sa.Connection, rows: Sequence[CellRow]) -> None:
@@ -127,28 +132,26 @@ def _insert_trials(connection: sa.Connection, rows: Sequence[TrialRow]) -> None:
         connection.execute(sa.insert(trials), [{"key": row.key, "cell": row.cell, "seed": row.seed, **NEW_TRIAL} for row in new.values()])
 
 
-def _found(connection: sa.Connection, study: str, keys: Iterable[str] | None) -> dict[Place, tuple[int, str, bool]]:
-    """The study's memberships (those of the given trials): place to position, point and orphaned."""
+def _found(connection: sa.Connection, study: str, keys: Iterable[str] | None) -> dict[Place, Known]:
+    """The study's memberships (those of the given trials): place to what is known of it."""
     table = memberships.c
-    query = sa.select(table.trial, table.arm, table.phase, table.number, table.position, table.point, table.orphaned)
-    query = query.where(table.study == study)
+    known = (table.position, table.point, table.until, table.dropped, table.orphaned)
+    query = sa.select(table.trial, table.arm, table.phase, table.number, *known).where(table.study == study)
     queries = [query] if keys is None else [query.where(table.trial.in_(some)) for some in chunks(keys)]
     rows = (row for query in queries for row in connection.execute(query))
-    return {(trial, arm, phase, number): (position, point, orphaned) for trial, arm, phase, number, position, point, orphaned in rows}
+    return {(trial, arm, phase, number): tuple(known) for trial, arm, phase, number, *known in rows}
 
 
-def _orphan(connection: sa.Connection, study: str, places: Sequence[Place]) -> None:
-    if places:
-        connection.execute(_MOVE.values(orphaned=True, waiting=False), [_named(study, place) for place in places])
+def _known(row: MemberRow) -> Known:
+    return (row.position, canonical(row.point), row.until, row.dropped, False)
 
 
-def _queue(connection: sa.Connection, keys: Iterable[str]) -> dict[str, tuple[str, bool]]:
-    """Signature of each trial, and whether it waits for a worker."""
-    found: dict[str, tuple[str, bool]] = {}
-    idle = (*TERMINAL, TrialState.LEASED)
+def _signatures(connection: sa.Connection, keys: Iterable[str]) -> dict[str, str]:
+    """Signature of each trial."""
+    found: dict[str, str] = {}
     for some in chunks(keys):
-        query = sa.select(trials.c.key, cells.c.signature, trials.c.state).join_from(trials, cells).where(trials.c.key.in_(some))
-        found |= {key: (signature, state not in idle) for key, signature, state in connection.execute(query)}
+        query = sa.select(trials.c.key, cells.c.signature).join_from(trials, cells).where(trials.c.key.in_(some))
+        found |= {key: signature for key, signature in connection.execute(query)}
     return found
 
 
@@ -161,17 +164,17 @@ def _named(study: str, place: Place) -> dict[str, Any]:
     return {"of_study": study, "of_trial": trial, "of_arm": arm, "of_phase": phase, "of_number": number}
 
 
-def _settings(row: MemberRow, queue: tuple[str, bool]) -> dict[str, Any]:
-    signature, waiting = queue
+def _settings(row: MemberRow, signature: str) -> dict[str, Any]:
     return {
         "position": row.position,
         "point": canonical(dict(row.point)),
+        "until": row.until,
+        "dropped": row.dropped,
         "orphaned": False,
         "signature": signature,
-        "waiting": waiting,
     }
 
 
-def _columns(study: str, row: MemberRow, queue: tuple[str, bool]) -> dict[str, Any]:
+def _columns(study: str, row: MemberRow, signature: str) -> dict[str, Any]:
     own = {"study": study, "trial": row.trial, "arm": row.arm, "phase": str(row.phase), "number": row.index}
-    return own | _settings(row, queue)
+    return own | _settings(row, signature) | {"waiting": False}  # until it is settled

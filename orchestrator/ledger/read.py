@@ -11,12 +11,21 @@ from orchestrator.keys import Json
 from orchestrator.ledger.codec import Decoded, moment, to_config, to_json, to_numbers, to_strings
 from orchestrator.ledger.database import chunks
 from orchestrator.ledger.rows import ArtifactRow, Member, ProgressRow
-from orchestrator.ledger.schema import artifacts, attempts, cells, measurements, memberships, now, studies, trials
+from orchestrator.ledger.schema import artifacts, attempts, cells, is_short, measurements, memberships, now, studies, trials
 from orchestrator.records import Phase, Rung, TrialRecord, TrialState
 
 Curve = dict[int, dict[str, float]]
 
 _LIVE = sa.and_(memberships.c.study == sa.bindparam("study"), memberships.c.orphaned == sa.false())
+# A state as the study sees it: a trial that it dropped is stopped and one that it holds at a rung is paused, though another
+# study may train it on. What came to an end did so for all.
+_state: sa.ColumnElement[str] = sa.case(
+    (trials.c.state.in_((TrialState.COMPLETE, TrialState.DIVERGED, TrialState.FAILED)), trials.c.state),
+    (memberships.c.dropped != "", str(TrialState.STOPPED)),
+    (sa.not_(is_short), str(TrialState.PAUSED)),
+    else_=trials.c.state,
+)
+_going = (TrialState.LEASED, TrialState.PAUSED)
 _MEMBERS = (
     sa.select(
         trials.c.key,
@@ -27,7 +36,7 @@ _MEMBERS = (
         memberships.c.position,
         memberships.c.point,
         memberships.c.orphaned,
-        trials.c.state,
+        _state,
     )
     .join_from(memberships, trials)
     .where(memberships.c.study == sa.bindparam("study"))
@@ -37,14 +46,14 @@ _COUNTS = (
     sa.select(
         memberships.c.arm,
         memberships.c.phase,
-        trials.c.state,
+        _state.label("state"),
         sa.func.count(),
-        sa.func.sum(sa.case((trials.c.state == TrialState.LEASED, trials.c.step), else_=0)),
+        sa.func.sum(trials.c.step),
         sa.func.min(memberships.c.position),
     )
     .join_from(memberships, trials)
     .where(_LIVE)
-    .group_by(memberships.c.arm, memberships.c.phase, trials.c.state)
+    .group_by(memberships.c.arm, memberships.c.phase, sa.literal_column("3"))
 )
 _RECORDS = (
     sa.select(
@@ -55,8 +64,8 @@ _RECORDS = (
         memberships.c.number,
         trials.c.seed,
         memberships.c.point,
-        trials.c.state,
-        trials.c.reason,
+        _state,
+        sa.case((memberships.c.dropped != "", memberships.c.dropped), else_=trials.c.reason),
         memberships.c.signature,
         trials.c.step,
         trials.c.fence,
@@ -120,6 +129,17 @@ def outcomes(connection: sa.Connection, keys: Iterable[str]) -> dict[str, tuple[
     return found
 
 
+def rungs(connection: sa.Connection, keys: Iterable[str], metrics: Collection[str]) -> dict[str, tuple[Rung, ...]]:
+    """What the trials reported of the metrics; see `Ledger.rungs`."""
+    curves: dict[str, Curve] = {}
+    for some in chunks(keys):
+        for trial, step, name, value in connection.execute(_MEASURED.where(measurements.c.trial.in_(some))):
+            rung = curves.setdefault(trial, {}).setdefault(step, {})
+            if name in metrics:
+                rung[name] = math.nan if value is None else value
+    return {trial: tuple(Rung(step=step, metrics=metrics) for step, metrics in curve.items()) for trial, curve in curves.items()}
+
+
 def study_spec(connection: sa.Connection, study: str) -> dict[str, Json] | None:
     """What `insert_plan` was given as the study's description; None for an unknown study."""
     text = connection.execute(sa.select(studies.c.spec).where(studies.c.name == study)).scalar_one_or_none()
@@ -176,7 +196,7 @@ def trial_records(
                 config=configs[config],
                 point=points[point],
                 state=state,
-                reason=reason if state.is_terminal else "",
+                reason=reason if state.is_terminal and state is not TrialState.COMPLETE else "",
                 signature=signature,
                 cost=costs[cost],
                 metrics={**costs[cost], **final} if state is TrialState.COMPLETE else {},
@@ -225,6 +245,7 @@ def _progress(arm: str, phase: Phase, found: Mapping[TrialState, tuple[int, int]
         done=n(TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED),
         running=n(TrialState.LEASED),
         waiting=n(*(state for state in TrialState if state.is_waiting)),
+        paused=n(TrialState.PAUSED),
         failed=n(TrialState.FAILED),
-        running_steps=found[TrialState.LEASED][1] if TrialState.LEASED in found else 0,
+        running_steps=sum(found[state][1] for state in _going if state in found),
     )

@@ -41,6 +41,8 @@ class MemberRow:
         index: Number of the tuning trial or of the replicate in its arm, from 0.
         position: Place in the plan; workers lease in this order.
         point: Values of the nuisance axes, by dotted key.
+        until: Step at which it pauses, until a later plan says otherwise; None: it goes on to its end.
+        dropped: Why this study stopped it; empty when it did not.
     """
 
     trial: str
@@ -49,6 +51,37 @@ class MemberRow:
     index: int
     position: int
     point: FlatConfig
+    until: int | None = None
+    dropped: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """What a stopping rule decided of one member of a cohort at one rung; an event of kind `decision`.
+
+    Attributes:
+        trial: Key of the tuning trial; empty when the member is an arm with its replicates.
+        arm: Its arm.
+        rung: Step of the rung.
+        metric: What was compared; names joined by commas.
+        value: Of the metric, or of each of them.
+        rank: Among the members, from 1.
+        of: Members at this rung.
+        kept: How many of them go on.
+        decision: `go on` or `stop`.
+        reason: The figures in words.
+    """
+
+    trial: str
+    arm: str
+    rung: int
+    metric: str
+    value: float | tuple[float, ...]
+    rank: int
+    of: int
+    kept: int
+    decision: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +95,11 @@ class TrialRows:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRows(TrialRows):
-    """A whole plan: all that the study named `study` holds now, and its description."""
+    """A whole plan: all that the study named `study` holds now, its description, and every decision that led to it."""
 
     study: str
     spec: Mapping[str, Json]
+    decisions: tuple[DecisionRow, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +118,7 @@ class Member:
     position: int
     point: FlatConfig
     orphaned: bool
-    state: TrialState
+    state: TrialState  # as this study sees it: STOPPED where it stopped the trial, though another may train it on
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +132,7 @@ class Leased:
         seed: Fixes every random draw.
         signature: Of its compiled program.
         attempt: Which lease of the trial this is, from 1.
+        until: Step at which the study wants it to pause; None: at its end.
     """
 
     key: str
@@ -106,6 +141,7 @@ class Leased:
     seed: int
     signature: str
     attempt: int
+    until: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,13 +200,25 @@ class WorkerRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressRow:
-    """One line of a live table: trials of one arm in one phase, and the steps done of those that run."""
+    """One line of a live table: trials of one arm in one phase.
+
+    Attributes:
+        arm: Name of the arm.
+        phase: Tuning or replicate.
+        done: Complete, diverged, or stopped by this study.
+        running: Held by a worker, on their way.
+        waiting: In the queue.
+        paused: At a rung of this study, where they wait for others; their worker may still be writing a checkpoint.
+        failed: For good.
+        running_steps: Steps done of those that run or pause.
+    """
 
     arm: str
     phase: Phase
     done: int
     running: int
     waiting: int
+    paused: int
     failed: int
     running_steps: int
 

@@ -107,7 +107,10 @@ memberships = sa.Table(
     sa.Column("point", sa.Text, nullable=False),
     sa.Column("orphaned", sa.Boolean, nullable=False),
     sa.Column("signature", sa.Text, nullable=False),
-    sa.Column("waiting", sa.Boolean, nullable=False),  # not orphaned, and the trial waits: the queue is an index, not a scan
+    # Not orphaned, the trial waits, and this study wants it to go on: the queue is an index, not a scan.
+    sa.Column("waiting", sa.Boolean, nullable=False),
+    sa.Column("until", sa.BigInteger),  # the step at which it pauses for this study; NULL is its end
+    sa.Column("dropped", sa.Text, nullable=False, server_default=sa.text("''")),  # why this study stopped it; empty when it did not
     sa.CheckConstraint(_one_of("phase", Phase), name="phase"),
     sa.Index("ix_memberships_queue", "study", "waiting", "signature", "position"),
     sqlite_with_rowid=False,
@@ -179,6 +182,11 @@ probes = sa.Table(
     sa.Column("lane_s", sa.Double, nullable=False, server_default="0"),
     sa.Column("memory_bytes", sa.BigInteger, nullable=False, server_default="0"),
 )
+
+
+# Whether a study wants its trial to train on, from where it stands; and whether it holds the trial back at a rung.
+is_short = sa.or_(memberships.c.until.is_(None), trials.c.step < memberships.c.until)
+wants = sa.and_(memberships.c.orphaned == sa.false(), memberships.c.dropped == "", is_short)
 
 
 def in_state(states: Iterable[TrialState]) -> sa.ColumnElement[bool]:

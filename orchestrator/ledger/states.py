@@ -7,16 +7,18 @@ from collections.abc import Mapping
 
 from orchestrator.records import TrialState
 
-# LEASED to PLANNED is a lane that a worker hands back before it did any work on it.
+# LEASED to PLANNED is a lane that a worker hands back before it did any work on it. What waits, pauses or was stopped follows
+# the plans of its studies: a rung holds it, a decision ends it, and an edited study wants it again.
 FOLLOWERS: Mapping[TrialState, frozenset[TrialState]] = types.MappingProxyType(
     {
-        TrialState.PLANNED: frozenset({TrialState.LEASED}),
-        TrialState.PREEMPTED: frozenset({TrialState.LEASED}),
-        TrialState.LOST: frozenset({TrialState.LEASED}),
+        TrialState.PLANNED: frozenset({TrialState.LEASED, TrialState.PAUSED, TrialState.STOPPED}),
+        TrialState.PREEMPTED: frozenset({TrialState.LEASED, TrialState.PAUSED, TrialState.STOPPED}),
+        TrialState.LOST: frozenset({TrialState.LEASED, TrialState.PAUSED, TrialState.STOPPED}),
+        TrialState.PAUSED: frozenset({TrialState.PLANNED, TrialState.STOPPED}),
         TrialState.LEASED: frozenset(TrialState) - {TrialState.LEASED},
         TrialState.FAILED: frozenset({TrialState.PLANNED}),
         TrialState.COMPLETE: frozenset(),
-        TrialState.STOPPED: frozenset(),
+        TrialState.STOPPED: frozenset({TrialState.PLANNED, TrialState.PAUSED}),
         TrialState.DIVERGED: frozenset(),
     }
 )

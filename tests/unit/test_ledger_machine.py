@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from orchestrator.ledger import Entry, Leased, Ledger
+from orchestrator.ledger import Entry, Leased, Ledger, PlanRows
 from orchestrator.records import TrialState
 from tests.ledgers import LEASE_S, STUDY, plan, register
 
@@ -34,6 +34,31 @@ class Model:
     failures: int = 0
     curve: dict[int, float] = dataclasses.field(default_factory=dict[int, float])
     ends: int = 0  # how often it reached a result
+    step: int = 0
+    until: int | None = None
+    dropped: bool = False
+
+    @property
+    def is_at_its_rung(self) -> bool:
+        return self.until is not None and self.step >= self.until
+
+    def settle(self) -> None:
+        """An idle trial goes where its study wants it."""
+        if self.state in (TrialState.LEASED, TrialState.COMPLETE, TrialState.DIVERGED, TrialState.FAILED):
+            return
+        if self.dropped:
+            self.state = TrialState.STOPPED
+        elif self.is_at_its_rung:
+            self.state = TrialState.PAUSED
+        elif not self.state.is_waiting:
+            self.state = TrialState.PLANNED
+
+    @property
+    def seen(self) -> TrialState:
+        """The state as the study sees it, which differs while a worker has the trial."""
+        if self.state is not TrialState.LEASED:
+            return self.state
+        return TrialState.STOPPED if self.dropped else TrialState.PAUSED if self.is_at_its_rung else TrialState.LEASED
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -72,7 +97,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [lease.key for lease in got] == waiting[:n]
         for lease in got:
             trial = self.model[lease.key]
-            assert (lease.fence, lease.attempt) == (trial.fence + 1, trial.fence + 1)
+            assert (lease.fence, lease.attempt, lease.until) == (trial.fence + 1, trial.fence + 1, trial.until)
             trial.state, trial.fence, trial.worker, trial.live = TrialState.LEASED, lease.fence, self.ids[who], lives
         return multiple(*((self.ids[who], lease) for lease in got))
 
@@ -91,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
         of=leases,
         step=steps,
         value=st.floats(0, 1),
-        outcome=st.sampled_from([TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED]),
+        outcome=st.sampled_from([TrialState.COMPLETE, TrialState.DIVERGED]),
     )
     def finish(self, of: tuple[int, Leased], step: int, value: float, outcome: TrialState) -> None:
         self._record(*of, step, value, outcome)
@@ -107,6 +132,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if live:
             trial = self.model[lease.key]
             trial.curve = {known: said for known, said in trial.curve.items() if known < step} | {step: value}
+            trial.step = step
             if outcome is not None:
                 trial.state, trial.ends = outcome, trial.ends + 1
 
@@ -118,7 +144,16 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.is_live(worker, lease):
             trial.failures += 1
             trial.state = expected = TrialState.FAILED if trial.failures >= MAX_FAILURES else TrialState.PLANNED
+            trial.settle()
         assert self.ledger.fail(worker, lease.key, lease.fence, "it raised", max_failures=MAX_FAILURES) is expected
+
+    @rule(who=workers, of=st.sets(st.sampled_from(KEYS)))
+    def park(self, who: int, of: set[str]) -> None:
+        mine = {key for key in self.held(self.ids[who]) & of if self.model[key].live}
+        assert self.ledger.park(self.ids[who], of) == len(mine)
+        for key in mine:
+            self.model[key].state = TrialState.PAUSED
+            self.model[key].settle()
 
     @rule(who=workers, of=st.sets(st.sampled_from(KEYS)), state=st.sampled_from([TrialState.PREEMPTED, TrialState.PLANNED]))
     def release(self, who: int, of: set[str], state: TrialState) -> None:
@@ -126,6 +161,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.release(self.ids[who], keys=of, state=state, reason="told to") == len(mine)
         for key in mine:
             self.model[key].state = state
+            self.model[key].settle()
 
     @rule()
     def expire(self) -> None:
@@ -133,6 +169,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(self.ledger.expire(STUDY, max_lost=None)) == late
         for key in late:
             self.model[key].state = TrialState.LOST
+            self.model[key].settle()
 
     @rule(who=workers)
     def bury(self, who: int) -> None:
@@ -141,6 +178,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(self.ledger.release_dead(STUDY, [self.ids[who]], max_lost=None)) == lost
         for key in lost:
             self.model[key].state = TrialState.LOST
+            self.model[key].settle()
         self.ids[who] = register(self.ledger, "next")
 
     @rule()
@@ -149,11 +187,24 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.retry(STUDY) == len(failed)
         for trial in failed:
             trial.state, trial.failures = TrialState.PLANNED, 0
+            trial.settle()
 
     @rule(n=st.integers(1, len(KEYS)))
     def plan_again(self, n: int) -> None:
-        self.ledger.insert_plan(plan(n))
-        self.ledger.insert_plan(plan(len(KEYS)))
+        self.ledger.insert_plan(self.rows(n))
+        self.ledger.insert_plan(self.rows(len(KEYS)))
+
+    @rule(standings=st.lists(st.tuples(st.sampled_from([None, 1, 2, 3]), st.booleans()), min_size=len(KEYS), max_size=len(KEYS)))
+    def decide(self, standings: list[tuple[int | None, bool]]) -> None:
+        for trial, (until, dropped) in zip(self.model.values(), standings, strict=True):
+            trial.until, trial.dropped = until, dropped
+            trial.settle()
+        self.ledger.insert_plan(self.rows(len(KEYS)))
+
+    def rows(self, n: int) -> PlanRows:
+        rows = plan(n)
+        standing = {key: {"until": trial.until, "dropped": "decided" if trial.dropped else ""} for key, trial in self.model.items()}
+        return dataclasses.replace(rows, members=tuple(dataclasses.replace(row, **standing[row.trial]) for row in rows.members))
 
     @rule(of=consumes(leases))
     def forget(self, of: tuple[int, Leased]) -> None:
@@ -163,15 +214,17 @@ class LedgerMachine(RuleBasedStateMachine):
     def holds_what_the_model_says(self) -> None:
         for record in self.ledger.trial_records(STUDY):
             trial = self.model[record.key]
-            assert (record.state, record.attempts) == (trial.state, trial.fence)
+            assert (record.state, record.attempts) == (trial.seen, trial.fence)
             assert {rung.step: rung.metrics["val/nll"] for rung in record.rungs} == trial.curve
-            assert trial.ends == (record.state in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED))
+            assert trial.ends == (record.state in (TrialState.COMPLETE, TrialState.DIVERGED))
+            assert record.reason == ("decided" if record.state is TrialState.STOPPED else record.reason)
 
     @invariant()
     def agrees_with_itself(self) -> None:
         connection = sqlite3.connect(self.path)
         queue = """SELECT count(*) FROM memberships m JOIN trials t ON t.key = m.trial
-            WHERE m.waiting <> (t.state IN ('planned', 'preempted', 'lost'))"""
+            WHERE m.waiting <> (t.state IN ('planned', 'preempted', 'lost') AND m.dropped = '' AND (m.until IS NULL OR t.step < m.until))
+            OR (t.state = 'paused') AND (m.waiting OR m.dropped <> '') OR (t.state = 'stopped') AND m.dropped = ''"""
         attempts = """SELECT count(*) FROM trials t WHERE t.fence <> (SELECT count(*) FROM attempts a WHERE a.trial = t.key)
             OR (t.state = 'leased') <> EXISTS (SELECT 1 FROM attempts a WHERE a.trial = t.key AND a.ended_at IS NULL)"""
         found = [connection.execute(query).fetchone()[0] for query in (queue, attempts)]
