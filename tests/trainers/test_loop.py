@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from orchestrator.contract import Lane, Report, Verdict
 from tests.trainers.scripted import TINY_VISION, ScriptedHost, answer_finished, lane
-from trainers import loop, programs
+from trainers import loop, pack, programs
 from trainers.checkpoint import Checkpoint, content_hash, load, save
 from trainers.pack import Separate
 from trainers.packing import Packing, Strategy
@@ -197,3 +199,106 @@ def test_vmap_trains_the_same_lanes_up_to_rounding(tmp_path: pathlib.Path, alone
     for name, value in host.curve(one.key)[RUNG].items():
         np.testing.assert_allclose(value, alone[1][RUNG][name], rtol=1e-3, atol=1e-5, err_msg=name)
     assert [max(host.curve(other.key)) for other in others(tmp_path)[:3]] == [7, 17, STEPS]
+
+
+def test_map_trains_a_lane_to_the_bits_of_the_lane_alone(tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]]) -> None:
+    one = ours(tmp_path)
+    host = train([*others(tmp_path)[:2], one], strategy=Strategy.MAP, answer=answer_lost_at_the_end)
+    assert hash_of(one) == alone[0]
+    assert host.curve(one.key) == alone[1]
+
+
+def test_a_lane_begun_by_itself_goes_on_in_a_map_to_the_same_bits(tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]]) -> None:
+    one = ours(tmp_path)
+    first = train([one], stop_when=lambda host: bool(host.calls), answer=answer_lost_at_the_end)
+    assert list(first.curve(one.key)) == [RUNG]
+    train([*others(tmp_path)[:2], one], strategy=Strategy.MAP, answer=answer_lost_at_the_end)
+    assert hash_of(one) == alone[0]
+
+
+def test_a_batched_map_trains_the_same_lanes_up_to_rounding(tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]]) -> None:
+    one = ours(tmp_path)
+    host = train([one, *others(tmp_path)], width=5, strategy=Strategy.BATCHED)
+    for name, value in host.curve(one.key)[RUNG].items():
+        np.testing.assert_allclose(value, alone[1][RUNG][name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert [max(host.curve(other.key)) for other in others(tmp_path)] == [7, 17, STEPS, STEPS]
+
+
+def test_a_lane_begun_in_a_batch_goes_on_in_one_after_those_of_another_way(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, fresh = ours(tmp_path), others(tmp_path)[0]
+    train([one], strategy=Strategy.VMAP, stop_when=lambda host: bool(host.calls))
+    host = ScriptedHost([fresh, one])
+    loop.train(host, program=PROGRAM, width=3)
+    assert {key: report.provenance["strategy"] for key, report in last_reports(host).items()} == {fresh.key: "solo", one.key: "vmap"}
+    assert min(host.curve(one.key)) > RUNG, "it began again"
+
+
+def test_a_paused_lane_is_on_disk_before_the_host_is_told(tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]]) -> None:
+    one, other = ours(tmp_path), others(tmp_path)[1]
+
+    class Host(ScriptedHost):
+        def parked(self, keys: Sequence[str]) -> None:
+            super().parked(keys)
+            found = load(one.folder, one.key)
+            assert found is not None
+            assert int(found.arrays["step"]) == RUNG
+
+    host = Host([one, other], answer=lambda report: Verdict.PAUSE if report.key == one.key else answer_finished(report))
+    loop.train(host, program=PROGRAM, width=2)
+    assert (host.parked_keys, list(host.curve(one.key))) == ([one.key], [RUNG])
+    assert set(host.finals()) == {other.key}
+    resumed = train([one], answer=answer_lost_at_the_end)
+    assert host.curve(one.key) | resumed.curve(one.key) == alone[1]
+    assert hash_of(one) == alone[0]
+
+
+def test_what_comes_next_is_compiled_while_the_last_lanes_train(tmp_path: pathlib.Path) -> None:
+    after = lane(Vision(), tmp_path, TINY_VISION | {"train.rung_steps": 6})
+    host = ScriptedHost([ours(tmp_path)])
+    host.next_config = after.config
+    loop.train(host, program=PROGRAM, width=3)
+    sign = programs.signature(after.config, PROGRAM)
+    key = (sign, Packing(Strategy.SOLO, 3))
+    assert key in programs._kept
+    programs._kept[key].result(timeout=120)
+    following = train([after])
+    assert following.usages[0].compile_s < 1.0 < programs._kept[key].result().compile_s
+
+
+def test_the_account_of_a_pack_covers_its_time_and_its_steps(tmp_path: pathlib.Path) -> None:
+    lanes = [lane(Vision(), tmp_path, TINY_VISION, seed=seed) for seed in range(4)]
+    started = time.monotonic()
+    host = train(lanes)
+    took = time.monotonic() - started
+    (usage,) = host.usages
+    assert usage.lane_steps == 4 * STEPS
+    assert (usage.strategy, usage.width) == ("solo", 3)
+    busy = usage.train_s + usage.evaluate_s + usage.other_s
+    assert 0 < busy + usage.compile_s <= took
+    assert 0 < usage.lane_s <= usage.place_s <= 3 * took
+    probe = host.measured[-1]
+    assert probe.lane_step_s * usage.lane_steps + probe.lane_s * len(lanes) == pytest.approx(busy)
+
+
+def test_a_way_that_is_known_to_be_faster_is_taken(tmp_path: pathlib.Path) -> None:
+    one = ours(tmp_path)
+    known = [dataclasses.replace(train([one]).measured[-1], strategy="map", lane_step_s=1e-9)]
+    host = ScriptedHost([ours(tmp_path)]).probed_before(known)
+    loop.train(host, program=PROGRAM, width=3)
+    assert {report.provenance["strategy"] for report in last_reports(host).values()} == {"map"}
+
+
+def test_the_last_lanes_of_a_batch_move_to_a_program_of_fewer_places(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = lane(Vision(), tmp_path, TINY_VISION | {"train.steps": 30})
+    short = [lane(Vision(), tmp_path, TINY_VISION | {"train.steps": 5}, seed=seed) for seed in range(3)]
+    real = programs.programs_of
+    monkeypatch.setattr(pack, "programs_of", lambda *key: dataclasses.replace(real(*key), compile_s=0.0))  # as from a cache
+    host = train([long, *short], width=4, strategy=Strategy.VMAP)
+    widths = [report.provenance["width"] for call in host.calls for report in call if report.key == long.key]
+    assert (widths[0], widths[-1]) == ("4", "1")
+    assert max(host.curve(long.key)) == 30
+    assert len(host.finals()) == 4
+
+
+def last_reports(host: ScriptedHost) -> dict[str, Report]:
+    return {report.key: report for call in host.calls for report in call}
