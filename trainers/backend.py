@@ -7,12 +7,18 @@ bits on one core than on two, and `--xla_cpu_multi_thread_eigen=false` did not c
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import pathlib
+import time
+import zlib
 
 import jax
 
 POOL = "NPROC"  # environment variable from which XLA's CPU client takes the size of its thread pool
+SETTLED_S = 2.0  # after its last byte, a cache entry is taken as written
+ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how its files begin
 
 
 def prepare() -> None:
@@ -20,6 +26,7 @@ def prepare() -> None:
     os.environ.setdefault(POOL, "1")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    _drop_torn_once(str(jax.config.jax_compilation_cache_dir))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -38,3 +45,48 @@ def describe() -> str:
         threads = os.environ.get(POOL, "all")
         parts.append(f"{threads} thread" + ("" if threads == "1" else "s"))
     return " · ".join([*parts, *os.environ.get("XLA_FLAGS", "").split()])
+
+
+def drop_torn(place: pathlib.Path, *, settled_s: float = SETTLED_S) -> list[pathlib.Path]:
+    """Removes the entries of XLA's cache that a killed process left unfinished, and says which.
+
+    JAX writes an entry in place and never replaces one, so a torn entry would be read, warned of and compiled around by
+    every later process. Only what was written since the last look is read; one that was written within the last
+    `settled_s` seconds may still grow, and waits for the next look.
+    """
+    looked, now = place / "tessera-looked", time.time()
+    with contextlib.suppress(OSError):
+        since = looked.stat().st_mtime if looked.exists() else 0.0
+        fresh = [path for path in place.glob("*-cache") if path.stat().st_mtime >= since]
+        torn = [path for path in fresh if path.stat().st_mtime < now - settled_s and not _is_whole(path)]
+        for path in torn:
+            path.unlink(missing_ok=True)
+        looked.touch()
+        os.utime(looked, (now - settled_s, now - settled_s))
+        return torn
+    return []  # a folder that is not there, or another process that removed the same entry: the next look finds the rest
+
+
+@functools.cache
+def _drop_torn_once(place: str) -> None:
+    if "://" not in place:
+        drop_torn(pathlib.Path(place))
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+    """Whether an entry can be unpacked: JAX packs with zstandard where that is installed, else with zlib."""
+    content = path.read_bytes()
+    if content.startswith(ZSTANDARD):
+        with contextlib.suppress(ImportError):
+            import zstandard
+
+            try:
+                zstandard.ZstdDecompressor().decompress(content)
+            except zstandard.ZstdError:
+                return False
+        return True
+    try:
+        zlib.decompress(content)
+    except zlib.error:
+        return False
+    return True

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from orchestrator.contract import FlatConfig, build, signature_of
-from trainers import evaluate
+from trainers import aot, evaluate
 from trainers.config import DataConfig, EvalConfig, VisionConfig
 from trainers.data import load
 from trainers.packing import Packing, Strategy
@@ -64,7 +64,8 @@ class Programs:
         logits: (params, numbers, whether to, images) of lanes to logits [lane, member, image, class], without lanes under `SOLO`.
         metrics: Number of images to (logits of each batch [lane, …], classes) to metrics of each lane.
         compile_s: Seconds that tracing and compiling took.
-        memory_bytes: What the states and the largest program's temporaries take; 0 where the device does not say.
+        state_bytes: What the state of one lane takes.
+        temporary_bytes: What the largest program's temporaries take; 0 where the device does not say.
     """
 
     template: LaneState
@@ -74,7 +75,8 @@ class Programs:
     logits: Callable[..., Any]
     metrics: Mapping[int, Callable[..., Any]]
     compile_s: float
-    memory_bytes: int
+    state_bytes: int
+    temporary_bytes: int
 
     @classmethod
     def compiled(cls, flat: FlatConfig, data: Resident, packing: Packing) -> Programs:
@@ -93,27 +95,32 @@ class Programs:
         def logits(params: Any, numbers: Any, active: jax.Array, images: jax.Array) -> jax.Array:
             return strategy.over_lanes(lambda lane: evaluate.logits_where(program, *lane, images), (params, numbers, active))
 
-        template: LaneState = jax.eval_shape(program.init, root_key(0), numbers)
+        prints = f"{signature(flat, 'programs')} {packing}"
+
+        def compiled(name: str, function: Callable[..., Any], *arguments: Any, donate: int | None = None, once: bool = False) -> Any:
+            return _compiled(aot.traced(name, prints, function, *arguments), *arguments, donate=donate, once=once)
+
+        init = aot.traced("init", prints, program.init, root_key(0), numbers)
+        template: LaneState = init.out
         states, stack, counts, active = template, numbers, np.int32(0), np.bool_(True)
         if not is_solo:
             states, stack = stacked_shapes(template, packing.width), stacked_shapes(numbers, packing.width)
             counts, active = np.zeros(packing.width, np.int32), np.zeros(packing.width, bool)
         splits = list(data.measured.values())
         predict = (states.params, stack, active, splits[0].batches[0])
-        one_batch = jax.eval_shape(logits, *predict)
-        if is_solo:
-            one_batch = jax.ShapeDtypeStruct((1, *one_batch.shape), one_batch.dtype)
         with ThreadPoolExecutor() as threads:
             jobs = {
-                "chunk": threads.submit(_compiled, chunk, states, stack, counts, data.train, donate=0),
-                "logits": threads.submit(_compiled, logits, *predict),
-                "init": threads.submit(_compiled, program.init, root_key(0), numbers, once=True),
+                "chunk": threads.submit(compiled, "chunk", chunk, states, stack, counts, data.train, donate=0),
+                "init": threads.submit(_compiled, init, root_key(0), numbers, once=True),
             }
             if not is_solo:
-                jobs["put"] = threads.submit(_compiled, put, states, np.int32(0), template, donate=0, once=True)
+                jobs["put"] = threads.submit(compiled, "put", put, states, np.int32(0), template, donate=0, once=True)
+            predicted = aot.traced("logits", prints, logits, *predict)
+            jobs["logits"] = threads.submit(_compiled, predicted, *predict)
+            one_batch = jax.ShapeDtypeStruct((1, *predicted.out.shape), predicted.out.dtype) if is_solo else predicted.out
             measure = evaluate.measure_with(config.eval.ece_bins)
             metrics = {
-                n_images: threads.submit(_compiled, measure, [one_batch] * n_batches, jax.ShapeDtypeStruct((n_images,), np.int32))
+                n_images: threads.submit(compiled, "metrics", measure, [one_batch] * n_batches, jax.ShapeDtypeStruct((n_images,), np.int32))
                 for n_images, n_batches in {len(split.labels): len(split.batches) for split in splits}.items()
             }
         done = {name: job.result() for name, job in jobs.items()}
@@ -122,12 +129,14 @@ class Programs:
             put=done.pop("put", None),
             metrics={n_images: job.result() for n_images, job in metrics.items()},
             compile_s=time.monotonic() - started,
-            memory_bytes=_memory_bytes(template, packing, done["chunk"], done["logits"]),
+            state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template)),
+            temporary_bytes=_temporary_bytes(done["chunk"], done["logits"]),
             **done,
         )
 
 
-_kept: dict[tuple[str, Packing], Future[Programs]] = {}
+_Key = tuple[str, Strategy, int]  # signature, and the packing; programs of one lane are the same on any number of places
+_kept: dict[_Key, Future[Programs]] = {}
 _lock = threading.Lock()
 
 
@@ -140,7 +149,7 @@ def programs_of(flat: FlatConfig, signature: str, packing: Packing) -> Programs:
         return future.result()
     except BaseException:
         with _lock:
-            _kept.pop((signature, packing), None)  # the next pack tries again
+            _kept.pop(_key(signature, packing), None)  # the next pack tries again
         raise
 
 
@@ -152,7 +161,7 @@ def compile_meanwhile(flat: FlatConfig, signature: str, packing: Packing) -> Non
 
 
 def _claimed(signature: str, packing: Packing) -> tuple[Future[Programs], bool]:
-    key = (signature, packing)
+    key = _key(signature, packing)
     with _lock:
         if key in _kept:
             _kept[key] = _kept.pop(key)  # the last one asked for is the last one to go
@@ -161,6 +170,10 @@ def _claimed(signature: str, packing: Packing) -> tuple[Future[Programs], bool]:
             del _kept[next(iter(_kept))]
         _kept[key] = Future()
         return _kept[key], True
+
+
+def _key(signature: str, packing: Packing) -> _Key:
+    return signature, packing.strategy, 1 if packing.strategy is Strategy.SOLO else packing.width
 
 
 def _fulfil(future: Future[Programs], flat: FlatConfig, packing: Packing) -> None:
@@ -181,14 +194,12 @@ def signature(flat: FlatConfig, program: str) -> str:
     return signature_of(VisionConfig, flat, program=program)
 
 
-def _compiled(function: Callable[..., Any], *arguments: Any, donate: int | None = None, once: bool = False) -> Callable[..., Any]:
+def _compiled(program: aot.Traced, *arguments: Any, donate: int | None = None, once: bool = False) -> jax.stages.Compiled:
     """The compiled function. What runs once a lane is not optimised, which halves the time that initialisation compiles."""
     options = {"xla_backend_optimization_level": 0} if once and jax.default_backend() == "cpu" else {}
-    return jax.jit(function, donate_argnums=() if donate is None else donate).lower(*arguments).compile(compiler_options=options)
+    return program.compiled(*arguments, donate=donate, options=options)
 
 
-def _memory_bytes(template: LaneState, packing: Packing, *compiled: Any) -> int:
-    """States of all lanes, and the temporaries of the program that has most of them."""
-    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+def _temporary_bytes(*compiled: Any) -> int:
     found = [one.memory_analysis() for one in compiled]
-    return packing.width * state + max((stats.temp_size_in_bytes for stats in found if stats is not None), default=0)
+    return max((stats.temp_size_in_bytes for stats in found if stats is not None), default=0)
