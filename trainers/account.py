@@ -100,5 +100,5 @@ class Account:
             compile_s=pack.programs.compile_s,
             lane_step_s=(self._train + self._evaluate + self._other - finals_s) / self._steps,
             lane_s=lane_s,
-            memory_bytes=pack.programs.memory_bytes,
+            memory_bytes=pack.memory_bytes,
         )

@@ -79,7 +79,7 @@ def measure(flat: FlatConfig, sign: str, packing: Packing) -> Probe:
         compile_s=pack.programs.compile_s,
         lane_step_s=step_s + rung_s / min(config.train.rung_steps, config.train.steps),
         lane_s=max(entering / packing.width - step_s, 0.0) + final_s - rung_s,
-        memory_bytes=pack.programs.memory_bytes,
+        memory_bytes=pack.memory_bytes,
     )
 
 

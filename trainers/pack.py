@@ -30,6 +30,11 @@ class Pack(abc.ABC):
         self._data = resident(config.data, config.eval)
 
     @property
+    def memory_bytes(self) -> int:
+        """What the states of all places and the temporaries of the programs take."""
+        return self.width * self.programs.state_bytes + self.programs.temporary_bytes
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that can be measured."""
         return tuple(self._data.measured)

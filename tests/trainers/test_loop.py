@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.contract import Lane, Report, Verdict
 from tests.trainers.scripted import TINY_VISION, ScriptedHost, answer_finished, lane
-from trainers import loop, pack, programs
+from trainers import choosing, loop, pack, programs
 from trainers.checkpoint import Checkpoint, content_hash, load, save
 from trainers.pack import Separate
 from trainers.packing import Packing, Strategy
@@ -258,7 +258,7 @@ def test_what_comes_next_is_compiled_while_the_last_lanes_train(tmp_path: pathli
     host.next_config = after.config
     loop.train(host, program=PROGRAM, width=3)
     sign = programs.signature(after.config, PROGRAM)
-    key = (sign, Packing(Strategy.SOLO, 3))
+    key = (sign, Strategy.SOLO, 1)
     assert key in programs._kept
     programs._kept[key].result(timeout=120)
     following = train([after])
@@ -302,3 +302,23 @@ def test_the_last_lanes_of_a_batch_move_to_a_program_of_fewer_places(tmp_path: p
 
 def last_reports(host: ScriptedHost) -> dict[str, Report]:
     return {report.key: report for call in host.calls for report in call}
+
+
+def test_a_probe_times_every_way_that_keeps_the_bits(tmp_path: pathlib.Path) -> None:
+    one = ours(tmp_path)
+    solo, mapped = Vision().probe(one.config)
+    assert [Packing.of(probe).strategy for probe in (solo, mapped)] == [Strategy.SOLO, Strategy.MAP]
+    assert {probe.signature for probe in (solo, mapped)} == {programs.signature(one.config, PROGRAM)}
+    assert all(probe.lane_step_s > 0 and probe.lane_s > 0 and probe.memory_bytes > 0 for probe in (solo, mapped))
+
+
+def test_other_ways_are_tried_where_that_costs_little_beside_the_work(tmp_path: pathlib.Path) -> None:
+    one = ours(tmp_path)
+    (known,) = [probe for probe in Vision().probe(one.config) if probe.strategy == "solo"]
+    sign = programs.signature(one.config, PROGRAM)
+    for steps, tried in ((10, []), (10**9, ["map"])):
+        host = ScriptedHost([]).probed_before([known])
+        long = one.config | {"train.steps": steps}
+        way = choosing.choose(host, long, sign, width=4, n_lanes=8)
+        assert [probe.strategy for probe in host.measured] == tried
+        assert way == Packing.of(min([known, *host.measured], key=lambda probe: probe.lane_step_s))
