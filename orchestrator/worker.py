@@ -284,4 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    logging.shutdown()
+    # At once: a thread that compiles what would have been trained next must not hold the process up, nor crash its end.
+    os._exit(code)
