@@ -29,6 +29,7 @@ commands
 EPILOG = """examples
   python launch.py studies/ablation.py                       train, then print the table and the path of the report
   python launch.py studies/ablation.py plan                  what would it cost?
+  python launch.py studies/ablation.py plan --probe          and how long would it take? Measures each program for some seconds
   python launch.py studies/ablation.py --set protocol.replicates=3 --set train.steps=200 --out /tmp/quick
   python launch.py studies/ablation.py --profile paper plan  the published setting: ImageNet, B/32
 
@@ -66,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change the base config, or protocol.trials / protocol.replicates; repeatable",
     )
+    root.add_argument(
+        "--probe", action="store_true", help="with plan: measure first how fast each program is here, and estimate the time from that"
+    )
     root.add_argument("--json", action="store_true", help="print the result as one JSON document")
     root.add_argument("--yes", action="store_true", help="do not ask before finished trials are left out of an edited study")
     return root
@@ -73,7 +77,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    options = parser().parse_args(arguments)
+    grammar = parser()
+    options = grammar.parse_args(arguments)
+    if options.probe and options.command != "plan":
+        grammar.error("--probe goes with plan: a run measures as it trains")
     options.again = shlex.join(["python", "launch.py", *(sys.argv[1:] if arguments is None else arguments)])
     options.workers = options.workers or max(1, min(4, os.cpu_count() or 1))
     from orchestrator import commands

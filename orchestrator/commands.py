@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from orchestrator.context import Context, plan_view, planned, read_study
 from orchestrator.crew import Crew, CrewOptions
 from orchestrator.driver import Driver, Ending, prepare_data, unfinished
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, Problem
 from orchestrator.exits import DONE, INCOMPLETE, INTERRUPTED
 from orchestrator.ledger import Ledger, NoLedgerError
+from orchestrator.logbook import Logbook
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
-from orchestrator.progress import View
+from orchestrator.probing import Measuring, measured
+from orchestrator.progress import View, duration
 from orchestrator.provenance import launcher_provenance
 from orchestrator.publisher import Publisher
 from orchestrator.records import StudyRecord
@@ -40,11 +46,11 @@ def run(options: argparse.Namespace) -> int:
         return DONE
     ledger = Ledger.open(context.ledger_path)
     console.print("\n".join(summary_lines(view)), highlight=False, markup=False, soft_wrap=True)
-    ending, complete = _drive(context, ledger, options, mode, console)
+    ending, complete = _drive(context, ledger, view, options, mode, console)
     if ending is Ending.INTERRUPTED:
         console.print(f"stopped; nothing is lost. To go on: {options.again}", highlight=False, markup=False, soft_wrap=True)
         return INTERRUPTED
-    record = _record(context, ledger)
+    record = _reported(context, ledger)
     page = _write_report(context, record)
     _show_result(record, page, options)
     if ending is Ending.STUCK:
@@ -54,7 +60,10 @@ def run(options: argparse.Namespace) -> int:
 
 def plan(options: argparse.Namespace) -> int:
     """Shows what a run would do."""
-    view = _view_before(read_study(options), options)
+    context = read_study(options)
+    view = _view_before(context, options)
+    if options.probe:
+        view = _probed(context, view, options, Console(stderr=True))
     if options.json:
         print(json.dumps(plan_json(view), indent=1, ensure_ascii=False))
     else:
@@ -81,7 +90,7 @@ def status(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """Writes the report again."""
     context = read_study(options)
-    record = _record(context, _existing(context))
+    record = _reported(context, _existing(context))
     _show_result(record, _write_report(context, record), options)
     return DONE
 
@@ -112,12 +121,15 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, mode: ResolvedMode, console: Console) -> tuple[Ending, bool]:
+def _drive(
+    context: Context, ledger: Ledger, before: PlanView, options: argparse.Namespace, mode: ResolvedMode, console: Console
+) -> tuple[Ending, bool]:
     """Runs the study; how that ended, and whether every trial has a result."""
     from orchestrator.executors.local import LocalExecutor
 
     provenance = {**launcher_provenance(), **context.trainer.provenance()}
-    view = View(console, context.study.name)
+    view = View(console, context.study.name, expected_s=None if before.estimate is None else before.estimate.seconds)
+    logbook = Logbook(ledger, before)
     crew_options = CrewOptions(
         study=context.study.name,
         trainer=context.trainer.name,
@@ -131,10 +143,62 @@ def _drive(context: Context, ledger: Ledger, options: argparse.Namespace, mode: 
     driver = Driver(
         planner, ledger, view, lambda plan: spec_of(planner.study, planner.trainer, planner.base, context.profile, plan, provenance)
     )
+
+    def start() -> None:
+        logbook.begin()
+        publisher.start()
+
     with publisher:
-        ending = driver.run(lambda: Crew(crew_options, ledger, LocalExecutor(), view.say), on_start=publisher.start)
+        ending = driver.run(lambda: Crew(crew_options, ledger, LocalExecutor(), view.say), on_start=start)
+        wall_s = logbook.end(ending.value)
+    if wall_s is not None and ending is Ending.DONE:
+        expected = "" if before.estimate is None else f"; the plan said about {duration(before.estimate.seconds)}"
+        console.print(f"took {duration(wall_s)}{expected}", highlight=False, soft_wrap=True)
     plan_now, outcomes = planned(planner, ledger)
     return ending, not unfinished(plan_now, outcomes) and not any(arm.pending for arm in plan_now.arms)
+
+
+def _probed(context: Context, view: PlanView, options: argparse.Namespace, console: Console) -> PlanView:
+    """Measures the programs that were not measured on this machine, keeps that in the ledger, and plans again.
+
+    Raises:
+        OrchestratorError: Some could not be measured. The measurements of the others are kept.
+    """
+    from orchestrator.executors.local import LocalExecutor
+
+    cells = [row.cell for row in view.unmeasured]
+    if not cells:
+        return view
+    prepare_data(context.trainer, view.plan)
+    ledger = Ledger.open(context.ledger_path)
+    log = context.folder / "logs" / "probing.log"
+    work = Measuring(study=context.study.name, trainer=context.trainer.name, cells=cells, processes=options.workers, log=log)
+    problems: list[Problem] = []
+    device = ""
+    with _measuring_shown(console, len(cells)) as advance:
+        for program in measured(work, LocalExecutor()):
+            for probe in program.probes:
+                ledger.probe_put(probe)
+                device = probe.device
+            problems += program.problems
+            advance()
+    if problems:
+        raise OrchestratorError.of(dict.fromkeys(problems))
+    return plan_view(context, ledger, options.workers, device=device)
+
+
+@contextlib.contextmanager
+def _measuring_shown(console: Console, n: int) -> Generator[Callable[[], None]]:
+    """A bar of the programs that are measured; the function inside moves it on by one."""
+    words = f"measuring {n} program" + ("" if n == 1 else "s")
+    if not console.is_terminal:
+        console.print(words, highlight=False)
+        yield lambda: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with RichProgress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(words, total=n)
+        yield lambda: bar.advance(task)
 
 
 def _view_before(context: Context, options: argparse.Namespace) -> PlanView:
@@ -171,6 +235,11 @@ def _record(context: Context, ledger: Ledger) -> StudyRecord:
             fix="run the study first",
         )
     return study_record(spec, ledger.trial_records(context.study.name))
+
+
+def _reported(context: Context, ledger: Ledger) -> StudyRecord:
+    """The record, with how the study was run."""
+    return dataclasses.replace(_record(context, ledger), runs=ledger.run_records(context.study.name))
 
 
 def _write_report(context: Context, record: StudyRecord) -> pathlib.Path:

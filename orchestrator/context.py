@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import socket
 from collections.abc import Iterable, Mapping
 
 from orchestrator.check import study_problems
 from orchestrator.contract import Trainer
 from orchestrator.diff import Difference, Place, difference
 from orchestrator.errors import StudyError
-from orchestrator.estimate import estimate, work_left
+from orchestrator.estimate import OVERHEAD_S, device_here, estimate, speeds, work_left
 from orchestrator.ledger import Ledger
 from orchestrator.load import load_study
 from orchestrator.plan import Outcome, Outcomes, Plan, Planner
@@ -83,13 +84,23 @@ def planned(planner: Planner, ledger: Ledger | None) -> tuple[Plan, Outcomes]:
         outcomes |= found
 
 
-def plan_view(context: Context, ledger: Ledger | None, workers: int) -> PlanView:
-    """The plan, held against the ledger, with what it would cost."""
+def plan_view(context: Context, ledger: Ledger | None, workers: int, *, device: str = "") -> PlanView:
+    """The plan, held against the ledger, with what it would cost.
+
+    Args:
+        context: The study.
+        ledger: None where there is none yet.
+        workers: That a run would have.
+        device: Of this machine, as its trainer names it; empty where the ledger may know it.
+    """
     plan, outcomes = planned(context.planner, ledger)
     changes = held_against(plan, context.study.name, ledger, {key: outcome.state for key, outcome in outcomes.items()})
     work = work_left(plan, changes, context.trainer)
-    probes = {} if ledger is None else {probe.signature: probe for probe in ledger.probes([row.signature for row in work])}
-    cells = {trial.cell.signature: trial.cell for trial in plan.trials}
+    cells = {trial.cell.signature: trial.cell for trial in plan.trials} | {row.signature: row.cell for row in work}
+    probes = () if ledger is None else ledger.probes(cells)
+    known, overhead_s = ("", None) if ledger is None else ledger.machine(socket.gethostname())
+    device = device_here(probes, device or known)
+    speed = speeds(list(cells.values()), probes, device)
     problems = dict.fromkeys(problem for cell in cells.values() if (problem := context.trainer.data_problem(cell.config)) is not None)
     return PlanView(
         study=context.study.name,
@@ -98,7 +109,9 @@ def plan_view(context: Context, ledger: Ledger | None, workers: int) -> PlanView
         plan=plan,
         difference=changes,
         work=work,
-        estimate=estimate(work, probes, workers) if work and probes else None,
+        speeds=speed,
+        device=device,
+        estimate=estimate(work, speed, workers, overhead_s=OVERHEAD_S if overhead_s is None else overhead_s),
         workers=workers,
         data_problems=tuple(problems),
     )

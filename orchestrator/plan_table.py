@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.diff import Change, Difference
 from orchestrator.errors import Problem
-from orchestrator.estimate import Estimate, Work
+from orchestrator.estimate import Estimate, Speed, Work
 from orchestrator.keys import Json
 from orchestrator.plan import Plan, PlannedArm
 from orchestrator.progress import duration
@@ -20,6 +20,7 @@ from orchestrator.study import Role
 
 MAX_ROWS = 200  # arms that the table shows; `--json` has them all
 SHORT = 6  # hex digits of a signature that tables show
+MAX_NAMES = 3  # arms of a program that the table names
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,9 @@ class PlanView:
         plan: The trials.
         difference: Against the ledger.
         work: What is to be done, by program.
-        estimate: Of the time left; None where no program was probed.
+        speeds: Of programs, by signature, as far as anything is known of them.
+        device: That the speeds are of; empty where that is not known.
+        estimate: Of the time left; None where no program was measured.
         workers: That the estimate is for.
         data_problems: Why data cannot be read here.
     """
@@ -44,8 +47,16 @@ class PlanView:
     plan: Plan
     difference: Difference
     work: Sequence[Work]
+    speeds: Mapping[str, Speed]
+    device: str
     estimate: Estimate | None
     workers: int
+
+    @property
+    def unmeasured(self) -> list[Work]:
+        """Programs with work left that were not measured on this machine."""
+        return [row for row in self.work if row.signature not in self.speeds or self.speeds[row.signature].probe is None]
+
     data_problems: Sequence[Problem]
 
 
@@ -61,7 +72,10 @@ def plan_json(view: PlanView) -> dict[str, Json]:
         "signatures": len({trial.cell.signature for trial in view.plan.trials}),
         "packs": sum(row.packs for row in view.work),
         "estimate_s": None if view.estimate is None else view.estimate.seconds,
+        "estimate": None if view.estimate is None else dataclasses.asdict(view.estimate),
         "workers": view.workers,
+        "device": view.device,
+        "programs": [_program_json(view, row) for row in view.work],
         "data": [dataclasses.asdict(problem) for problem in view.data_problems],
         "arms": [_arm_json(view, arm) for arm in view.plan.arms],
         "trials": [
@@ -86,7 +100,8 @@ def plan_table(view: PlanView) -> RenderableType:
     """The plan for a person: a table, a sentence on what a run would do, and what is missing."""
     hidden = len(view.plan.arms) - MAX_ROWS
     more = [Text(f"… and {hidden} more arms; --json has them all")] if hidden > 0 else []
-    return Group(_arm_table(view), *more, Text(""), *(Text(line) for line in summary_lines(view)))
+    programs = [Text(""), _program_table(view)] if view.work else []
+    return Group(_arm_table(view), *more, *programs, Text(""), *(Text(line) for line in summary_lines(view)))
 
 
 def summary_lines(view: PlanView) -> list[str]:
@@ -108,10 +123,10 @@ def summary_lines(view: PlanView) -> list[str]:
 
 def _time_line(view: PlanView) -> str:
     workers = f"{view.workers} worker" + ("" if view.workers == 1 else "s")
-    if view.estimate is None or not view.estimate.probed:
-        return f"time: unknown, no program has run here yet; {workers}"
-    rest = f", without {view.estimate.unprobed} trials whose program has not run here yet" if view.estimate.unprobed else ""
-    return f"time: about {duration(view.estimate.seconds)} on {workers}{rest}"
+    if view.estimate is None:
+        return f"time: unknown on {workers}, no program was measured here yet; `plan --probe` measures them"
+    rough = f", roughly: the programs of {view.estimate.inferred} trials were not measured here (`plan --probe` does)"
+    return f"time: about {duration(view.estimate.seconds)} on {workers}{rough if view.estimate.is_rough else ''}"
 
 
 def _arm_table(view: PlanView) -> Table:
@@ -151,6 +166,48 @@ def _arm_table(view: PlanView) -> Table:
             _gflops(arm.cell.cost.get("cost/train_gflops")),
         )
     return table
+
+
+def _program_table(view: PlanView) -> Table:
+    """What is left by program: how it would be run, how fast it is, and how long one worker would take for it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("program", "arms", "trials", "steps", "strategy", "width", "lane-step", "compiling", "memory", "one worker"):
+        left = name in ("program", "arms", "strategy")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "arms", max_width=48 if name == "arms" else None)
+    for row in view.work[:MAX_ROWS]:
+        speed = view.speeds.get(row.signature)
+        arms = list(dict.fromkeys(arm.arm.name for arm in view.plan.arms if any(arm.arm.name in batch.arms for batch in row.batches)))
+        names = ", ".join(arms) if len(arms) <= MAX_NAMES else f"{', '.join(arms[: MAX_NAMES - 1])}, … {len(arms) - MAX_NAMES + 1} more"
+        table.add_row(row.signature[:SHORT], Text(names), str(row.trials), f"{row.steps:,}", *_speed_cells(row, speed))
+    return table
+
+
+def _speed_cells(row: Work, speed: Speed | None) -> list[str]:
+    """An inferred figure has a tilde before it."""
+    if speed is None:
+        return ["not measured", "", "", "", "", ""]
+    mark = "" if speed.probe is not None else "~"
+    times = [f"{mark}{text}" for text in (_short_time(speed.lane_step_s), _short_time(speed.compile_s))]
+    if speed.probe is None:
+        return ["not measured", "", *times, "", f"~{duration(speed.alone_s(row))}"]
+    memory = f"{_magnitude(speed.probe.memory_bytes)}B" if speed.probe.memory_bytes else ""
+    return [speed.probe.strategy, str(speed.probe.width), *times, memory, duration(speed.alone_s(row))]
+
+
+def _program_json(view: PlanView, row: Work) -> Json:
+    speed = view.speeds.get(row.signature)
+    return {
+        "signature": row.signature,
+        "arms": sorted({arm for batch in row.batches for arm in batch.arms}),
+        "trials": row.trials,
+        "steps": row.steps,
+        "packs": row.packs,
+        "probe": None if speed is None or speed.probe is None else dataclasses.asdict(speed.probe),
+        "compile_s": None if speed is None else speed.compile_s,
+        "lane_s": None if speed is None else speed.lane_s,
+        "lane_step_s": None if speed is None else speed.lane_step_s,
+        "one_worker_s": None if speed is None else speed.alone_s(row),
+    }
 
 
 def _arm_json(view: PlanView, arm: PlannedArm) -> Json:
@@ -203,6 +260,19 @@ def _magnitude(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.1f} {unit}" if value >= 1e6 else f"{value / size:.0f} {unit}"
     return f"{value:.0f}"
+
+
+def _short_time(seconds: float) -> str:
+    """A time with the unit that keeps it short.
+
+    >>> _short_time(0.00213), _short_time(3.14159), _short_time(95.0), _short_time(0.0)
+    ('2.13 ms', '3.1 s', '95 s', '0 s')
+    """
+    if seconds < 1e-6:
+        return "0 s"
+    if seconds >= 1.0:
+        return f"{seconds:.0f} s" if seconds >= 10.0 else f"{seconds:.1f} s"
+    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} µs"
 
 
 def _gflops(value: float | None) -> str:

@@ -24,7 +24,8 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 SPINE = (
     "exits", "errors", "keys", "config", "contract", "records", "provenance",
     "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
-    "ledger", "progress", "plan_table", "status", "context", "enqueue", "worker", "publisher", "crew", "driver", "commands", "cli",
+    "ledger", "progress", "plan_table", "status", "context", "enqueue", "worker", "publisher", "crew", "driver",
+    "probing", "logbook", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -36,6 +37,8 @@ JOINS = {
     "worker": frozenset({"executors", "stopping"}),
     "publisher": frozenset({"trackers"}),
     "crew": frozenset({"executors"}),
+    "probing": frozenset({"executors"}),
+    "logbook": frozenset({"analysis"}),
     "commands": frozenset({"executors", "analysis", "report", "trackers"}),
 }
 

@@ -107,10 +107,14 @@ def usage(record: StudyRecord) -> Usage | None:
     )
 
 
-def start_s(run: RunRecord) -> float | None:
-    """Seconds from the start of a run to its workers' first program, on average; None where nobody trained."""
+def overhead_s(run: RunRecord, wall_s: float) -> float | None:
+    """Seconds of a run beside its programs: until workers began their first one, on average, and from the last one's end.
+
+    None where nobody trained. Without packs that tell, a worker's first lease stands for its first program.
+    """
     starts = [_first_s(worker) for worker in run.crew[: run.workers]]
-    return sum(starts) / len(starts) if starts else None
+    ends = [pack.ended_s for worker in run.crew for pack in worker.packs]
+    return sum(starts) / len(starts) + max(0.0, wall_s - max(ends, default=wall_s)) if starts else None
 
 
 def ratio(run: RunRecord) -> float | None:

@@ -62,10 +62,10 @@ def device_of(connection: sa.Connection, host: str) -> str:
     return provenance.get("device", "")
 
 
-def start_s(connection: sa.Connection) -> float | None:
-    """Seconds from the start of the last run that trained, of any study, to its first program."""
+def overhead_s(connection: sa.Connection) -> float | None:
+    """Seconds that the last run of any study took beside its programs, as was written down when it ended; None for none."""
     payloads = (to_json(text) for text in connection.execute(_LAST_ENDED).scalars())
-    known = (float(cast(float, payload["start_s"])) for payload in payloads if payload["start_s"] is not None)
+    known = (float(cast(float, payload["overhead_s"])) for payload in payloads if payload["overhead_s"] is not None)
     return next(known, None)
 
 

@@ -6,6 +6,9 @@ import io
 import json
 import re
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from orchestrator import Arm, Grid, LogUniform, Replicates, Study, Tune, Values
@@ -13,10 +16,10 @@ from orchestrator.config import flatten
 from orchestrator.contract import Probe
 from orchestrator.diff import difference
 from orchestrator.errors import Problem
-from orchestrator.estimate import estimate, work_left
-from orchestrator.plan import Outcome, Planner
+from orchestrator.estimate import Batch, Estimate, Speed, Work, device_here, estimate, speeds, work_left
+from orchestrator.plan import Outcome, PlannedCell, Planner
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
-from orchestrator.records import TrialState
+from orchestrator.records import Phase, TrialState
 from orchestrator.study import roles
 from trainers.curves import Curves, CurvesConfig
 
@@ -36,10 +39,8 @@ def view_of(
     plan = Planner(study, Curves(), flatten(study.base)).plan(outcomes or {})
     found = difference(plan, [], {key: outcome.state for key, outcome in (outcomes or {}).items()})
     work = work_left(plan, found, Curves())
-    measured = {
-        row.signature: Probe(signature=row.signature, device="cpu", strategy="map", width=4, compile_s=3.0, lane_step_s=0.1)
-        for row in work[: len(probes)]
-    }
+    measured = [probe(row.signature, compile_s=3.0, lane_step_s=0.1) for row in work[: len(probes)]]
+    speed = speeds([row.cell for row in work], measured, "cpu")
     return PlanView(
         study=study.name,
         profile="",
@@ -47,9 +48,25 @@ def view_of(
         plan=plan,
         difference=found,
         work=work,
-        estimate=estimate(work, measured, workers=2) if measured else None,
+        speeds=speed,
+        device="cpu" if measured else "",
+        estimate=estimate(work, speed, 2, overhead_s=0.0),
         workers=2,
         data_problems=problems,
+    )
+
+
+def probe(
+    signature: str, *, compile_s: float = 0.0, lane_step_s: float, device: str = "cpu", strategy: str = "map", width: int = 4
+) -> Probe:
+    return Probe(
+        signature=signature,
+        device=device,
+        strategy=strategy,
+        width=width,
+        compile_s=compile_s,
+        lane_step_s=lane_step_s,
+        memory_bytes=1 << 27,
     )
 
 
@@ -59,17 +76,150 @@ def drawn(view: PlanView) -> str:
     return text.getvalue()
 
 
+def cell(signature: str, *, steps: int = 50, gflops: float | None = None) -> PlannedCell:
+    cost = {} if gflops is None else {"cost/train_gflops": gflops}
+    return PlannedCell(key=signature, config={}, signature=signature, cost=cost, steps=steps)
+
+
+def work_of(signature: str, arms: tuple[str, ...], *, tune: int, replicates: int, steps: int) -> Work:
+    counts = {Phase.TUNE: tune, Phase.REPLICATE: replicates}
+    batches = [Batch(signature=signature, phase=phase, arms=frozenset(arms), trials=n, steps=n * steps) for phase, n in counts.items() if n]
+    return Work(signature=signature, cell=cell(signature, steps=steps), batches=tuple(batches), packs=1)
+
+
+programs = st.lists(
+    st.tuples(
+        st.integers(0, 9), st.integers(1, 9), st.integers(1, 500), st.floats(0, 30), st.floats(0, 2), st.floats(1e-4, 1), st.integers(0, 3)
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+def drawn_work(rows: list[tuple[int, int, int, float, float, float, int]]) -> tuple[list[Work], dict[str, Speed]]:
+    """Programs whose arms overlap, as those of traced ablations do."""
+    work = [
+        work_of(f"p{place}", (f"a{place}", f"a{arm}"), tune=tune, replicates=n, steps=steps)
+        for place, (tune, n, steps, _, _, _, arm) in enumerate(rows)
+    ]
+    speed = {f"p{place}": Speed(compile_s=row[3], lane_s=row[4], lane_step_s=row[5]) for place, row in enumerate(rows)}
+    return work, speed
+
+
+def seconds(work: list[Work], speed: dict[str, Speed], workers: int) -> float:
+    found = estimate(work, speed, workers, overhead_s=2.0)
+    assert found is not None
+    return found.seconds
+
+
+@given(programs)
+def test_one_worker_takes_the_sum_of_all_parts(rows: list[tuple[int, int, int, float, float, float, int]]) -> None:
+    work, speed = drawn_work(rows)
+    assert seconds(work, speed, 1) == pytest.approx(2.0 + sum(speed[row.signature].alone_s(row) for row in work))
+
+
+@given(programs, st.integers(1, 40), st.integers(0, 20))
+def test_a_worker_more_never_takes_longer(rows: list[tuple[int, int, int, float, float, float, int]], workers: int, more: int) -> None:
+    work, speed = drawn_work(rows)
+    assert seconds(work, speed, workers + more) <= seconds(work, speed, workers)
+
+
+@given(programs, st.integers(1, 20), st.integers(0, 6), st.integers(1, 400))
+def test_a_step_more_never_takes_less(
+    rows: list[tuple[int, int, int, float, float, float, int]], workers: int, which: int, more: int
+) -> None:
+    tune, n, steps, *rest = rows[which % len(rows)]
+    longer = [*rows]
+    longer[which % len(rows)] = (tune, n, steps + more, *rest)
+    assert seconds(*drawn_work(longer), workers) >= seconds(*drawn_work(rows), workers) * (1 - 1e-12)
+
+
+@given(programs, st.integers(1, 20))
+def test_no_number_of_workers_beats_an_even_share_or_the_longest_chain(
+    rows: list[tuple[int, int, int, float, float, float, int]], workers: int
+) -> None:
+    work, speed = drawn_work(rows)
+    found = seconds(work, speed, workers) - 2.0
+    assert found >= sum(speed[row.signature].alone_s(row) for row in work) / workers * (1 - 1e-9)
+    for row in work:
+        one = speed[row.signature]
+        assert found >= max(one.lane_s + batch.steps / batch.trials * one.lane_step_s for batch in row.batches) * (1 - 1e-9)
+
+
+def test_two_workers_on_one_program_each_compile_it_and_share_its_trials() -> None:
+    work = [work_of("p", ("a",), tune=8, replicates=8, steps=100)]
+    speed = {"p": Speed(compile_s=10.0, lane_s=1.0, lane_step_s=0.05)}
+    assert seconds(work, speed, 2) == pytest.approx(2.0 + 10.0 + 8 * (1.0 + 5.0))
+
+
+def test_replicates_wait_for_the_tuning_of_their_arms() -> None:
+    tuned = work_of("slow", ("a",), tune=1, replicates=0, steps=1000)
+    replicated = work_of("quick", ("a",), tune=0, replicates=1, steps=1000)
+    speed = {"slow": Speed(compile_s=0, lane_s=0, lane_step_s=0.01), "quick": Speed(compile_s=0, lane_s=0, lane_step_s=0.002)}
+    assert seconds([tuned, replicated], speed, 8) == pytest.approx(2.0 + 10.0 + 2.0)
+
+
 def test_the_estimate_is_steps_times_speed_and_a_compilation_for_each_program() -> None:
     view = view_of(STUDY, probes=("first", "second"))
-    assert view.estimate is not None
-    assert view.estimate.seconds == (2 * 6 * 50 * 0.1 + 2 * 3.0) / 2
-    assert (view.estimate.probed, view.estimate.unprobed) == (12, 0)
+    assert view.estimate == Estimate(seconds=pytest.approx((2 * 6 * 50 * 0.1 + 2 * 3.0) / 2), workers=2, covered=12, inferred=0)
+    assert summary_lines(view)[-1] == "time: about 33 s on 2 workers"
 
 
-def test_trials_of_a_program_that_was_never_probed_are_named_apart() -> None:
+def test_trials_of_a_program_that_was_never_measured_make_the_estimate_rough() -> None:
     view = view_of(STUDY, probes=("first",))
-    assert summary_lines(view)[-1] == "time: about 16 s on 2 workers, without 6 trials whose program has not run here yet"
-    assert summary_lines(view_of(STUDY))[-1].startswith("time: unknown")
+    assert view.estimate is not None
+    assert (view.estimate.covered, view.estimate.inferred) == (6, 6)
+    said = "time: about 33 s on 2 workers, roughly: the programs of 6 trials were not measured here (`plan --probe` does)"
+    assert summary_lines(view)[-1] == said
+    unknown = summary_lines(view_of(STUDY))[-1]
+    assert unknown == "time: unknown on 2 workers, no program was measured here yet; `plan --probe` measures them"
+
+
+def test_a_program_that_was_not_measured_is_inferred_from_its_gflops() -> None:
+    cells = [cell("a", gflops=1.0), cell("b", gflops=3.0), cell("c", gflops=2.0)]
+    measured = [probe("a", lane_step_s=0.2, compile_s=2.0), probe("b", lane_step_s=0.4, compile_s=4.0)]
+    inferred = speeds(cells, measured, "cpu")["c"]
+    assert (inferred.lane_step_s, inferred.compile_s, inferred.probe) == (pytest.approx(0.3), 3.0, None)
+    assert speeds(cells, measured[:1], "cpu")["b"].lane_step_s == pytest.approx(0.6)
+    assert speeds([cell("a"), cell("b")], measured[:1], "cpu")["b"].lane_step_s == 0.2
+    assert speeds(cells, measured, "another device") == {}
+
+
+def test_the_fastest_way_on_this_machine_counts() -> None:
+    measured = [
+        probe("a", lane_step_s=0.2),
+        probe("a", lane_step_s=0.1, strategy="solo", width=8),
+        probe("a", lane_step_s=0.01, device="H100", strategy="vmap"),
+    ]
+    found = speeds([cell("a")], measured, "cpu")["a"].probe
+    assert found is not None
+    assert (found.strategy, found.device) == ("solo", "cpu")
+
+
+def test_the_device_of_this_machine_is_the_known_one_or_the_only_one() -> None:
+    here, there = probe("a", lane_step_s=0.1), probe("a", lane_step_s=0.1, device="H100")
+    assert device_here([here], "") == "cpu"
+    assert device_here([here, there], "") == ""
+    assert device_here([here, there], "H100") == "H100"
+    assert device_here([here], "H100") == "cpu"
+    assert device_here([], "") == ""
+
+
+def test_the_table_shows_each_program_with_how_it_is_run() -> None:
+    rows = drawn(view_of(STUDY, probes=("first",))).splitlines()
+    (measured,) = (row for row in rows if re.search(r" a +6 +300 +map", row))
+    assert re.search(r"map +4 +100 ms +3\.0 s +134\.2 MB +33 s$", measured.rstrip())
+    (inferred,) = (row for row in rows if re.search(r" b +6 +300 +not measured", row))
+    assert re.search(r"~100 ms +~3\.0 s +~33 s$", inferred.rstrip())
+    assert max(len(row.rstrip()) for row in rows) <= 140
+
+
+def test_the_document_has_the_programs_and_the_estimate() -> None:
+    document = json.loads(json.dumps(plan_json(view_of(STUDY, probes=("first",)))))
+    assert document["estimate_s"] == document["estimate"]["seconds"]
+    first, second = document["programs"]
+    assert (first["arms"], first["trials"], first["probe"]["strategy"]) == (["a"], 6, "map")
+    assert (second["probe"], second["lane_step_s"]) == (None, 0.1)
 
 
 def test_what_is_finished_costs_nothing() -> None:
