@@ -37,7 +37,8 @@ class WorkerTime:
         return sum(dataclasses.astuple(self))
 
     def __add__(self, more: WorkerTime) -> WorkerTime:
-        return WorkerTime(*map(sum, zip(dataclasses.astuple(self), dataclasses.astuple(more), strict=True)))
+        names = [field.name for field in dataclasses.fields(WorkerTime)]
+        return WorkerTime(**{name: getattr(self, name) + getattr(more, name) for name in names})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

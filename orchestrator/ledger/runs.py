@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -51,8 +52,8 @@ def run_records(connection: sa.Connection, study: str) -> tuple[RunRecord, ...]:
             died = ended_at is not None and exit_code != 0
             crews[run].append(WorkerRecord(leased_s=leased_at - began[run], ended_s=ended_s, died=died, packs=tuple(packs)))
     starts = [number for number, (_, kind, _) in enumerate(rows) if kind == RUN]
-    ends = [*starts[1:], len(rows)]
-    return tuple(_run([row[1:] for row in rows[start:end]], crew) for start, end, crew in zip(starts, ends, crews, strict=True))
+    spans = itertools.pairwise([*starts, len(rows)])
+    return tuple(_run([row[1:] for row in rows[start:end]], crew) for (start, end), crew in zip(spans, crews, strict=True))
 
 
 def device_of(connection: sa.Connection, host: str) -> str:
