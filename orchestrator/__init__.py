@@ -10,6 +10,8 @@ from orchestrator.designs import Grid as Grid
 from orchestrator.designs import LeaveOneOut as LeaveOneOut
 from orchestrator.designs import OneFactorAtATime as OneFactorAtATime
 from orchestrator.designs import Sampled as Sampled
+from orchestrator.stopping.halving import SuccessiveHalving as SuccessiveHalving
+from orchestrator.stopping.pareto import ParetoHalving as ParetoHalving
 from orchestrator.study import Objective as Objective
 from orchestrator.study import Profiles as Profiles
 from orchestrator.study import Replicates as Replicates

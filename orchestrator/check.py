@@ -10,7 +10,7 @@ from orchestrator.config import check_value, leaves, resolve
 from orchestrator.contract import Trainer
 from orchestrator.designs import Arm, AxisPairs
 from orchestrator.errors import Problem, did_you_mean
-from orchestrator.expand import arms_of, axes_of
+from orchestrator.expand import arms_of, axes_of, sampled_in
 from orchestrator.keys import FlatConfig
 from orchestrator.study import Study, Tune, nuisance_axes
 
@@ -27,11 +27,15 @@ def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Pro
     axes = nuisance_axes(study)
     problems = [*_name_problems(arms), *_collisions(study, base, axes), *_protocol_problems(study, axes)]
     problems += [*_axis_problems(study, trainer, axes)]
+    sound: list[FlatConfig] = []
     for arm in arms:
         config, wrong = resolve(trainer.config_class, base, arm.overrides, where=f"arm {arm.name!r}")
         problems += wrong
         if not wrong:
-            problems += _in_arm(arm, trainer.problems(config))
+            found = trainer.problems(config)
+            problems += _in_arm(arm, found)
+            sound += [] if found else [config]
+    problems += _stopping_problems(study, trainer, sound)
     return list(dict.fromkeys(problems))
 
 
@@ -71,6 +75,45 @@ def _protocol_problems(study: Study, axes: AxisPairs) -> Iterator[Problem]:
         yield Problem(
             "Tune has nothing to tune", found="no nuisance axes", expected="nuisance={...}", fix="name an axis, or use Replicates(n)"
         )
+
+
+def _stopping_problems(study: Study, trainer: Trainer, configs: Sequence[FlatConfig]) -> Iterator[Problem]:
+    """What is wrong with rules that stop trials.
+
+    Args:
+        study: Whose rules they are.
+        trainer: Knows steps and costs.
+        configs: Of the arms that have no problem of their own.
+    """
+    tune = study.protocol if isinstance(study.protocol, Tune) else None
+    designs = (*study.arms, *(() if study.axes is None else (study.axes,)))
+    halving = [row for design in designs for row in sampled_in(design) if row.rule is not None]
+    if halving and tune is not None:
+        fix = "stop the tuning trials, with Tune(stopping=...), or draw arms without nuisance axes and write protocol=Replicates(n)"
+        yield Problem(
+            "Sampled(stopping=...) stops arms, and this study tunes them first", found="protocol=Tune", expected="Replicates", fix=fix
+        )
+    axes = [] if study.axes is None else [row for row in sampled_in(study.axes) if row.rule is not None]
+    if any(len([*(row for row in sampled_in(design) if row.rule is not None), *axes]) > 1 for design in study.arms):
+        yield Problem(
+            "two designs stop the same arms", found="Sampled × Sampled", expected="one of them", fix="drop stopping= from the others"
+        )
+    rules = [row.rule for row in halving] + ([] if tune is None else [tune.rule])
+    for rule in (rule for rule in rules if rule is not None):
+        steps = min((trainer.steps(config) for config in configs), default=rule.first + 1)
+        if rule.first >= steps:
+            fix = f"write first={max(1, steps // 4)}, or drop the rule"
+            yield Problem(
+                "the first rung is not before the end",
+                found=f"first={rule.first}",
+                expected=f"less than the {steps} steps of a trial",
+                fix=fix,
+            )
+        for name in (name for name in rule.metrics if name.startswith("cost/") and configs):
+            if name not in (known := trainer.cost(configs[0])):
+                yield Problem(
+                    f"the trainer knows no cost {name!r}", found=name, expected=did_you_mean(name, list(known)), fix="correct the name"
+                )
 
 
 def _axis_problems(study: Study, trainer: Trainer, axes: AxisPairs) -> Iterator[Problem]:

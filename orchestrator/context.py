@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import pathlib
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from orchestrator.check import study_problems
 from orchestrator.contract import Trainer
@@ -15,7 +15,8 @@ from orchestrator.errors import StudyError
 from orchestrator.estimate import OVERHEAD_S, device_here, estimate, speeds, work_left
 from orchestrator.ledger import Ledger
 from orchestrator.load import load_study
-from orchestrator.plan import Outcome, Outcomes, Plan, Planner
+from orchestrator.outcomes import planned as planned
+from orchestrator.plan import Plan, Planner
 from orchestrator.plan_table import PlanView
 from orchestrator.records import TrialState
 from orchestrator.settings import applied, only_known
@@ -68,22 +69,6 @@ def read_study(options: argparse.Namespace) -> Context:
     return Context(study=study, trainer=loaded.trainer, planner=planner, profile=profile, out=options.out)
 
 
-def planned(planner: Planner, ledger: Ledger | None) -> tuple[Plan, Outcomes]:
-    """The plan that follows from what the ledger has, under any study: planned and asked in turn until nothing is new."""
-    outcomes: dict[str, Outcome] = {}
-    asked: set[str] = set()
-    while True:
-        plan = planner.plan(outcomes)
-        unknown = {trial.key for trial in plan.trials} - asked
-        if not unknown:
-            return plan, outcomes
-        asked |= unknown
-        found = _outcomes(ledger, unknown)
-        if not found:
-            return plan, outcomes
-        outcomes |= found
-
-
 def plan_view(context: Context, ledger: Ledger | None, workers: int, *, device: str = "") -> PlanView:
     """The plan, held against the ledger, with what it would cost.
 
@@ -122,12 +107,6 @@ def held_against(plan: Plan, study: str, ledger: Ledger | None, states: Mapping[
     members = () if ledger is None else ledger.members(study)
     places = [Place(key=row.key, arm=row.arm, phase=row.phase, index=row.index, state=row.state) for row in members if not row.orphaned]
     return difference(plan, places, states)
-
-
-def _outcomes(ledger: Ledger | None, keys: Iterable[str]) -> dict[str, Outcome]:
-    if ledger is None:
-        return {}
-    return {key: Outcome(state=state, metrics=metrics) for key, (state, metrics) in ledger.outcomes(keys).items()}
 
 
 def _profiled(study: Study, wanted: str) -> tuple[Study, str]:

@@ -9,6 +9,8 @@ from typing import TypeAlias
 from orchestrator.axes import Distribution, Values
 from orchestrator.errors import refuse
 from orchestrator.keys import FlatConfig, Value
+from orchestrator.stopping.halving import SuccessiveHalving
+from orchestrator.stopping.pareto import Halving, ParetoHalving
 
 Pairs: TypeAlias = tuple[tuple[str, Value], ...]
 Axes: TypeAlias = Mapping[str, Distribution]
@@ -103,6 +105,8 @@ class Sampled:
         seed: Fixes the draw.
         select: Validation metric that leads `tpe`; its mean over an arm's replicates.
         direction: Which way `select` is better.
+        stopping: Compares these arms with each other at rungs, by the mean over their replicates; all replicates of an arm
+            that loses are stopped. Arms that the study names are never dropped.
     """
 
     axes: AxisPairs
@@ -111,9 +115,18 @@ class Sampled:
     seed: int
     select: str
     direction: str
+    stopping: Halving | None
 
     def __init__(
-        self, axes: Axes, n: int, *, sampler: str = "sobol", seed: int = 0, select: str = "val/nll", direction: str = "minimize"
+        self,
+        axes: Axes,
+        n: int,
+        *,
+        sampler: str = "sobol",
+        seed: int = 0,
+        select: str = "val/nll",
+        direction: str = "minimize",
+        stopping: Halving | None = None,
     ) -> None:
         object.__setattr__(self, "axes", tuple(axes.items()))
         object.__setattr__(self, "n", n)
@@ -121,7 +134,14 @@ class Sampled:
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "select", select)
         object.__setattr__(self, "direction", direction)
+        object.__setattr__(self, "stopping", stopping)
         check_sampler("Sampled", sampler, n)
+        check_stopping("Sampled", stopping, sampler)
+
+    @property
+    def rule(self) -> Halving | None:
+        """The stopping rule, by `select` where it names no metric."""
+        return None if self.stopping is None else self.stopping.by(self.select, self.direction)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, init=False)
@@ -150,6 +170,26 @@ def check_sampler(where: str, sampler: str, n: int) -> None:
         )
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         refuse(f"{where} needs a number of trials", found=repr(n), expected="a whole number from 1", fix="give at least 1")
+
+
+def check_stopping(where: str, stopping: Halving | None, sampler: str) -> None:
+    """Refuses what is no rule that halves, and one beside a sampler that is led by results."""
+    if stopping is None:
+        return
+    if not isinstance(stopping, (SuccessiveHalving, ParetoHalving)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        refuse(
+            f"{where}: stopping is not a rule",
+            found=repr(stopping),
+            expected="SuccessiveHalving(first=...) or ParetoHalving(first=...)",
+            fix="name one of the two, or drop it",
+        )
+    elif sampler == "tpe":
+        refuse(
+            f"{where}: an adaptive sampler cannot be halved",
+            found=f'sampler="tpe" with {type(stopping).__name__}',
+            expected="sobol or random, whose proposals are all known before the first rung",
+            fix='write sampler="sobol", or drop stopping=: later proposals of tpe follow from what earlier trials end with',
+        )
 
 
 def _finite(design: str, axes: Mapping[str, Values]) -> AxisPairs:

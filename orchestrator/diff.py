@@ -17,7 +17,7 @@ class Change(enum.StrEnum):
 
     NEW = "new"  # nobody asked for it yet
     CHANGED = "changed"  # new, in the place of a trial whose config was edited
-    WAITING = "waiting"  # in the ledger, not finished
+    WAITING = "waiting"  # in the ledger, not finished: in a queue, at work, or at a rung
     CACHED = "cached"  # finished: nothing to do
     FAILED = "failed"  # finished without a result; `retry` would run it again
 
@@ -94,4 +94,6 @@ def _change(trial: PlannedTrial, former: Mapping[tuple[str, Phase, int], str], s
         return Change.CHANGED if moved else Change.NEW
     if state is TrialState.FAILED:
         return Change.FAILED
-    return Change.CACHED if state.is_terminal else Change.WAITING
+    # One that was stopped is finished for a study that drops it; another one takes it up again.
+    finished = state.is_terminal and state is not TrialState.STOPPED
+    return Change.CACHED if finished or trial.dropped else Change.WAITING

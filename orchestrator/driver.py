@@ -9,21 +9,23 @@ import collections
 import enum
 import signal
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeAlias
 
-from orchestrator.context import planned
 from orchestrator.contract import Trainer
 from orchestrator.crew import Crew
 from orchestrator.enqueue import plan_rows
 from orchestrator.keys import Json
 from orchestrator.ledger import Ledger, ProgressRow
+from orchestrator.outcomes import planned
 from orchestrator.plan import Outcomes, Plan, PlannedArm, PlannedTrial, Planner
 from orchestrator.progress import ArmProgress, Progress, View
 from orchestrator.records import Phase, TrialState
 
 TICK_S = 0.2
+Settled: TypeAlias = tuple[tuple[str, Phase, int, int, int], ...]
 MAX_DEATHS = 20  # of workers in a row without a trial finished: then something is wrong with the machine, not with a trial
 
 
@@ -50,7 +52,7 @@ class Driver:
         self._planner, self._ledger, self._view, self._describe = planner, ledger, view, describe
         self._study, self._trainer = planner.study.name, planner.trainer
         self._signals = 0
-        self._finished = -1
+        self._settled: Settled = ()
         self._plan: Plan
 
     def run(self, crew: Callable[[], Crew], *, on_start: Callable[[], None]) -> Ending:
@@ -82,13 +84,13 @@ class Driver:
                 return Ending.INTERRUPTED
             crew.mourn()
             rows = self._ledger.progress(self._study)
-            if _finished(rows) != self._finished:
-                self._finished, deaths = _finished(rows), crew.deaths
+            if _settled(rows) != self._settled:
+                self._settled, deaths = _settled(rows), crew.deaths
                 if self._may_advance(rows):
                     self._replan()
                     rows = self._ledger.progress(self._study)
             # What finished while the plan was made anew may have called for more: then it is made again.
-            is_over = not _left(rows) and _finished(rows) == self._finished
+            is_over = not _left(rows) and _settled(rows) == self._settled
             self._show(crew, rows, force=is_over)
             if is_over:
                 return Ending.DONE
@@ -98,10 +100,10 @@ class Driver:
             time.sleep(TICK_S)
 
     def _may_advance(self, rows: Sequence[ProgressRow]) -> bool:
-        """Whether new trials may follow from those just finished: an arm's whole batch is in, or everything is."""
+        """Whether more may follow from what just came in: an arm's whole batch, a cohort's whole rung, or everything."""
         pending = {arm.arm.name for arm in self._plan.arms if arm.pending}
-        busy = {row.arm for row in rows if row.phase is Phase.TUNE and row.running + row.waiting}
-        return bool(pending - busy) or not _left(rows)
+        busy = {row.arm for row in rows if row.phase is Phase.TUNE and row.running + row.waiting + row.paused}
+        return bool(pending - busy) or not _left(rows) or any(_is_at_rung(rows, *cohort) for cohort in self._plan.cohorts)
 
     def _replan(self) -> None:
         self._plan, _ = planned(self._planner, self._ledger)
@@ -133,15 +135,16 @@ def progress_of(plan: Plan, rows: Sequence[ProgressRow], *, workers: int) -> Pro
 
 
 def unfinished(plan: Plan, outcomes: Outcomes) -> Sequence[PlannedTrial]:
-    """Trials that are planned and not complete, stopped or diverged: what makes a run end with exit code 1."""
-    good = (TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED)
-    return [trial for trial in plan.trials if trial.key not in outcomes or outcomes[trial.key].state not in good]
+    """Trials that are planned and not complete, diverged, or stopped by the study: what makes a run end with exit code 1."""
+    good = (TrialState.COMPLETE, TrialState.DIVERGED)
+    wanted = (trial for trial in plan.trials if not trial.dropped)
+    return [trial for trial in wanted if trial.key not in outcomes or outcomes[trial.key].state not in good]
 
 
 def _arm_progress(arm: PlannedArm, rows: Sequence[ProgressRow]) -> ArmProgress:
     steps, total = arm.cell.steps, arm.tune_trials + arm.replicates
     done = sum(row.done + row.failed for row in rows)
-    tuning = any(row.phase is Phase.TUNE and row.running + row.waiting for row in rows)
+    tuning = any(row.phase is Phase.TUNE and row.running + row.waiting + row.paused for row in rows)
     return ArmProgress(
         arm=arm.arm.name,
         phase="done" if done >= total else "tuning" if tuning else "replicates",
@@ -154,12 +157,19 @@ def _arm_progress(arm: PlannedArm, rows: Sequence[ProgressRow]) -> ArmProgress:
     )
 
 
-def _finished(rows: Sequence[ProgressRow]) -> int:
-    return sum(row.done + row.failed for row in rows)
+def _settled(rows: Sequence[ProgressRow]) -> Settled:
+    """What a new plan may follow from: how many have finished, and how many are at a rung, by arm and phase."""
+    return tuple((row.arm, row.phase, row.done, row.failed, row.paused) for row in rows)
 
 
 def _left(rows: Sequence[ProgressRow]) -> bool:
-    return any(row.running + row.waiting for row in rows)
+    return any(row.running + row.waiting + row.paused for row in rows)
+
+
+def _is_at_rung(rows: Sequence[ProgressRow], arms: Collection[str], phase: Phase) -> bool:
+    """Every trial of a cohort that is still in has reported the rung."""
+    own = [row for row in rows if row.phase is phase and row.arm in arms]
+    return any(row.paused for row in own) and not any(row.running + row.waiting for row in own)
 
 
 def prepare_data(trainer: Trainer, plan: Plan) -> None:

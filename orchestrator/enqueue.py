@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from orchestrator.contract import Trainer
 from orchestrator.keys import Json
-from orchestrator.ledger import CellRow, MemberRow, PlanRows, TrialRow
-from orchestrator.plan import Plan, PlannedCell, PlannedTrial
+from orchestrator.ledger import CellRow, DecisionRow, MemberRow, PlanRows, TrialRow
+from orchestrator.plan import Plan, PlannedCell, PlannedDecision, PlannedTrial
 
 
 def plan_rows(study: str, trainer: Trainer, plan: Plan, spec: Mapping[str, Json]) -> PlanRows:
-    """A whole plan: its cells and trials, and their places in the study."""
+    """A whole plan: its cells and trials, their places in the study, and what rules decided."""
     trials = tuple(plan.trials)
     cells = {trial.cell.key: trial.cell for trial in trials}
     return PlanRows(
@@ -20,6 +20,7 @@ def plan_rows(study: str, trainer: Trainer, plan: Plan, spec: Mapping[str, Json]
         cells=tuple(_cell(trainer, cell) for cell in cells.values()),
         trials=tuple(TrialRow(key=trial.key, cell=trial.cell.key, seed=trial.seed) for trial in trials),
         members=tuple(_member(trial) for trial in trials),
+        decisions=tuple(_decision(decision) for decision in plan.decisions),
     )
 
 
@@ -30,4 +31,30 @@ def _cell(trainer: Trainer, cell: PlannedCell) -> CellRow:
 
 
 def _member(trial: PlannedTrial) -> MemberRow:
-    return MemberRow(trial=trial.key, arm=trial.arm, phase=trial.phase, index=trial.index, position=trial.position, point=trial.point)
+    return MemberRow(
+        trial=trial.key,
+        arm=trial.arm,
+        phase=trial.phase,
+        index=trial.index,
+        position=trial.position,
+        point=trial.point,
+        until=trial.until,
+        dropped=trial.dropped,
+    )
+
+
+def _decision(decision: PlannedDecision) -> DecisionRow:
+    made, trial = decision.made, decision.trial
+    return DecisionRow(
+        trial="" if trial is None else trial.key,
+        arm=decision.arm,
+        index=None if trial is None else trial.index,
+        rung=made.step,
+        metric=", ".join(decision.metrics),
+        value=made.values[0] if len(made.values) == 1 else made.values,
+        rank=made.place,
+        of=made.of,
+        kept=made.kept,
+        decision="stop" if made.stops else "go on",
+        reason=made.reason,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -19,24 +20,53 @@ Score = Callable[[Arm, Sampled], float | None]
 ADAPTIVE_BATCH = 4  # proposals of an adaptive sampler made together; the next wait for all of them, so timing changes nothing
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """Arms with equal rights: those that one sampled design makes, beside the same other parts, compared at rungs.
+
+    Attributes:
+        design: Which design, with its rule.
+        number: Of the design in the study file, from 0.
+        beside: Name of the arm that it is crossed with; empty for none.
+    """
+
+    design: Sampled
+    number: int
+    beside: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An arm, and the cohort that it is compared in; None for one that is never dropped."""
+
+    arm: Arm
+    cohort: Cohort | None = None
+
+
 def no_scores(arm: Arm, design: Sampled) -> float | None:
     """Before anything has run."""
     del arm, design
 
 
 def arms_of(designs: Sequence[Design], axes: Design | None, base: FlatConfig, score: Score = no_scores) -> tuple[Arm, ...]:
-    """Every arm of a study, in the order of its tables; adaptive designs as far as the scores allow.
+    """Every arm of a study, in the order of its tables; adaptive designs as far as the scores allow."""
+    return tuple(made.arm for made in made_by(designs, axes, base, score))
+
+
+def made_by(designs: Sequence[Design], axes: Design | None, base: FlatConfig, score: Score = no_scores) -> tuple[Made, ...]:
+    """Every arm of a study with its cohort; see `arms_of`.
 
     Crossed with scientific axes, a baseline arm stays the baseline at the first point only: effects have one origin.
     """
-    arms = [arm for design in designs for arm in _arms(design, base, score)]
+    made = [row for number, design in enumerate(designs) for row in _made(design, base, score, number)]
     if axes is None:
-        return tuple(arms)
-    crossed: list[Arm] = []
-    for arm in arms:
-        for number, point in enumerate(_arms(axes, {**base, **arm.overrides}, score)):
-            both = _merged((arm, point))
-            crossed.append(Arm(both.name, both.overrides, baseline=arm.baseline and number == 0))
+        return tuple(made)
+    crossed: list[Made] = []
+    for row in made:
+        for number, point in enumerate(_made(axes, {**base, **row.arm.overrides}, score, len(designs))):
+            both = _merged((row, point))
+            baseline = row.arm.baseline and number == 0
+            crossed.append(dataclasses.replace(both, arm=Arm(both.arm.name, both.arm.overrides, baseline=baseline)))
     return tuple(crossed)
 
 
@@ -71,7 +101,20 @@ def proposals(
     return points
 
 
-def _arms(design: Design, context: FlatConfig, score: Score) -> Iterator[Arm]:
+def _made(design: Design, context: FlatConfig, score: Score, number: int) -> Iterator[Made]:
+    match design:
+        case Sampled():
+            cohort = None if design.stopping is None else Cohort(design=design, number=number)
+            for index, point in enumerate(_sampled(design, context, score)):
+                yield Made(arm=Arm(f"#{index} {point_name(point)}", point), cohort=cohort)
+        case Cross():
+            parts = [tuple(_made(part, context, score, number)) for part in design.designs]
+            yield from (_merged(row) for row in itertools.product(*parts))
+        case Arm() | Grid() | OneFactorAtATime() | LeaveOneOut():
+            yield from (Made(arm=arm) for arm in _listed(design, context))
+
+
+def _listed(design: Arm | Grid | OneFactorAtATime | LeaveOneOut, context: FlatConfig) -> Iterator[Arm]:
     match design:
         case Arm():
             yield design
@@ -87,11 +130,6 @@ def _arms(design: Design, context: FlatConfig, score: Score) -> Iterator[Arm]:
             yield Arm(design.full_name, {}, baseline=True)
             for name, changes in design.removals:
                 yield Arm(f"− {name}", dict(changes))
-        case Sampled():
-            for number, point in enumerate(_sampled(design, context, score)):
-                yield Arm(f"#{number} {point_name(point)}", point)
-        case Cross():
-            yield from (_merged(parts) for parts in itertools.product(*(tuple(_arms(part, context, score)) for part in design.designs)))
 
 
 def _sampled(design: Sampled, context: FlatConfig, score: Score) -> list[dict[str, Value]]:
@@ -127,9 +165,28 @@ def grid_points(axes: AxisPairs, context: FlatConfig) -> list[dict[str, Value]]:
     return [{key: listed[key][int(cast(str, choice))] for key, choice in leaf.items()} for leaf in enumerate_space(space)]
 
 
-def _merged(parts: Sequence[Arm]) -> Arm:
-    overrides: Mapping[str, Value] = {key: value for part in parts for key, value in part.changes}
-    return Arm(" · ".join(part.name for part in parts), overrides, baseline=all(part.baseline for part in parts))
+def _merged(parts: Sequence[Made]) -> Made:
+    """The arms joined. One drawn beside another is compared with the others that are drawn beside it."""
+    arms = [part.arm for part in parts]
+    overrides: Mapping[str, Value] = {key: value for arm in arms for key, value in arm.changes}
+    joined = Arm(" · ".join(arm.name for arm in arms), overrides, baseline=all(arm.baseline for arm in arms))
+    cohorts = [part.cohort for part in parts if part.cohort is not None]
+    if not cohorts:
+        return Made(arm=joined)
+    # A study in which two designs stop the same arm is refused when it is checked.
+    beside = [part.cohort.beside if part.cohort is not None else part.arm.name for part in parts]
+    return Made(arm=joined, cohort=dataclasses.replace(cohorts[0], beside=" · ".join(filter(None, beside))))
+
+
+def sampled_in(design: Design) -> tuple[Sampled, ...]:
+    """Every sampled design in a design."""
+    match design:
+        case Sampled():
+            return (design,)
+        case Cross():
+            return tuple(row for part in design.designs for row in sampled_in(part))
+        case Arm() | Grid() | OneFactorAtATime() | LeaveOneOut():
+            return ()
 
 
 def axes_of(design: Design) -> tuple[tuple[str, Distribution], ...]:

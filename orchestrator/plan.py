@@ -1,7 +1,8 @@
 """The plan: every trial that a study needs, given what is already known, and what that leaves to do.
 
 A pure function of the study and of the outcomes recorded so far. The driver calls it again as outcomes arrive: a tuned
-arm's replicates exist once its tuning is finished, an adaptive sampler's next points once its last batch is.
+arm's replicates exist once its tuning is finished, an adaptive sampler's next points once its last batch is, and what a
+rung stops is known once the whole cohort has reported it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from orchestrator.config import resolve, signature_of
 from orchestrator.contract import Trainer
 from orchestrator.designs import Arm, Sampled
-from orchestrator.expand import arms_of, proposals
+from orchestrator.expand import Cohort, made_by, proposals, sampled_in
 from orchestrator.keys import FlatConfig, canonical, cell_key, trial_key
-from orchestrator.records import Phase, TrialState
+from orchestrator.records import Phase, Rung, TrialState
+from orchestrator.stopping.cohort import Halved, HalvingRule, History, Member, RungDecision, halved
 from orchestrator.study import TUNING_SEED, Replicates, Study, Tune, nuisance_axes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What is known of a trial: where it stands and, when complete, its final metrics."""
+    """What is known of a trial.
+
+    Attributes:
+        state: Where it stands, under any study.
+        metrics: Final ones, when it is complete.
+        rungs: What it reported, in the order of steps; needed of trials that a rule may stop (`PlannedTrial.watched`).
+    """
 
     state: TrialState
     metrics: Mapping[str, float]
+    rungs: tuple[Rung, ...] = ()
 
 
 Outcomes = Mapping[str, Outcome]
@@ -63,6 +72,9 @@ class PlannedTrial:
         seed: Fixes every random draw.
         point: Values of the nuisance axes.
         position: Order in which trials are handed to workers.
+        watched: A rule compares it with others at rungs.
+        until: Step of the rung at which it pauses next; None: it goes on to its end.
+        dropped: Why a rule stopped it; empty when none did.
     """
 
     key: str
@@ -73,6 +85,26 @@ class PlannedTrial:
     seed: int
     point: FlatConfig
     position: int
+    watched: bool = False
+    until: int | None = None
+    dropped: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDecision:
+    """What a rule decided of a member of a cohort at one rung.
+
+    Attributes:
+        arm: The arm, or the arm of the tuning trial.
+        trial: The tuning trial; None when the member is the arm with all its replicates.
+        metrics: That were compared.
+        made: The decision.
+    """
+
+    arm: str
+    trial: PlannedTrial | None
+    metrics: tuple[str, ...]
+    made: RungDecision
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +118,7 @@ class PlannedArm:
         replicates: Replicates it gets.
         selected: Nuisance values chosen on validation data; None until tuning is finished.
         trials: Those that can be planned now.
+        decisions: Of its tuning trials.
     """
 
     arm: Arm
@@ -94,6 +127,7 @@ class PlannedArm:
     replicates: int
     selected: FlatConfig | None
     trials: tuple[PlannedTrial, ...]
+    decisions: tuple[PlannedDecision, ...] = ()
 
     @property
     def pending(self) -> int:
@@ -103,14 +137,27 @@ class PlannedArm:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Every arm of a study, in the order of its tables."""
+    """Every arm of a study, in the order of its tables.
+
+    Attributes:
+        arms: The arms.
+        cohorts: Trials that are compared with each other, as the arms and the phase that they are of.
+        of_arms: Decisions on whole arms.
+    """
 
     arms: tuple[PlannedArm, ...]
+    cohorts: tuple[tuple[frozenset[str], Phase], ...] = ()
+    of_arms: tuple[PlannedDecision, ...] = ()
 
     @property
     def trials(self) -> Iterator[PlannedTrial]:
         """Every trial that can be planned now, in plan order."""
         return (trial for arm in self.arms for trial in arm.trials)
+
+    @property
+    def decisions(self) -> tuple[PlannedDecision, ...]:
+        """Every decision that follows from the outcomes."""
+        return (*(decision for arm in self.arms for decision in arm.decisions), *self.of_arms)
 
 
 class Planner:
@@ -123,15 +170,37 @@ class Planner:
 
     def plan(self, outcomes: Outcomes) -> Plan:
         """All that can be planned from these outcomes."""
-        arms = arms_of(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
-        return Plan(arms=tuple(self.plan_arm(arm, number, outcomes) for number, arm in enumerate(arms)))
+        made = made_by(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
+        arms = [self.plan_arm(row.arm, number, outcomes) for number, row in enumerate(made)]
+        tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
+        cohorts = [] if tune is None or tune.rule is None else [(frozenset({arm.arm.name}), Phase.TUNE) for arm in arms]
+        groups: dict[Cohort, list[int]] = {}
+        for number, row in enumerate(made):
+            if row.cohort is not None:
+                groups.setdefault(row.cohort, []).append(number)
+        of_arms: list[PlannedDecision] = []
+        for cohort, numbers in groups.items():
+            standing, decisions = _halved_arms(cohort, [arms[number] for number in numbers], outcomes)
+            of_arms += decisions
+            for number, arm in zip(numbers, standing, strict=True):
+                arms[number] = arm
+            cohorts.append((frozenset(arm.arm.name for arm in standing), Phase.REPLICATE))
+        return Plan(arms=tuple(arms), cohorts=tuple(cohorts), of_arms=tuple(of_arms))
+
+    @property
+    def watches(self) -> frozenset[str]:
+        """Metrics whose rungs decide something."""
+        tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
+        designs = (*self.study.arms, *(() if self.study.axes is None else (self.study.axes,)))
+        rules = [row.rule for design in designs for row in sampled_in(design)] + ([] if tune is None else [tune.rule])
+        return frozenset(metric for rule in rules if rule is not None for metric in rule.metrics)
 
     def plan_arm(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
         """The tuning trials of an arm and, once they are finished, its replicates."""
         protocol, config = self.study.protocol, self._resolved(arm)
         tune = protocol if isinstance(protocol, Tune) else None
         then = tune.then if tune is not None else _replicates(protocol)
-        tuning = [] if tune is None else self._tuning(tune, arm, config, outcomes)
+        tuning, decisions = self._tuning(tune, arm, config, outcomes) if tune is not None else (list[PlannedTrial](), ())
         selected: FlatConfig | None = {} if tune is None else self._selected(tune, tuning, outcomes)
         cell = self._cell(config, selected or {})
         runs = (
@@ -140,9 +209,17 @@ class Planner:
         total = (tune.trials if tune else 0) + then.n
         placed = [dataclasses.replace(trial, position=number * total + place) for place, trial in enumerate([*tuning, *runs])]
         budget = tune.trials if tune is not None else 0
-        return PlannedArm(arm=arm, cell=cell, tune_trials=budget, replicates=then.n, selected=selected, trials=tuple(placed))
+        return PlannedArm(
+            arm=arm,
+            cell=cell,
+            tune_trials=budget,
+            replicates=then.n,
+            selected=selected,
+            trials=tuple(placed),
+            decisions=tuple(decisions),
+        )
 
-    def _tuning(self, tune: Tune, arm: Arm, config: FlatConfig, outcomes: Outcomes) -> list[PlannedTrial]:
+    def _tuning(self, tune: Tune, arm: Arm, config: FlatConfig, outcomes: Outcomes) -> tuple[list[PlannedTrial], Sequence[PlannedDecision]]:
         def trial(point: FlatConfig, index: int = 0) -> PlannedTrial:
             return self._trial(arm, self._cell(config, point), point, Phase.TUNE, index, TUNING_SEED)
 
@@ -158,7 +235,8 @@ class Planner:
             context=self._context(config),
             score=score,
         )
-        return [trial(point, index) for index, point in enumerate(points)]
+        trials = [trial(point, index) for index, point in enumerate(points)]
+        return (trials, ()) if tune.rule is None else _halved_trials(tune.rule, trials, outcomes)
 
     def _context(self, config: FlatConfig) -> FlatConfig:
         return {key: value for key, value in config.items() if key not in dict(self._axes)}
@@ -167,7 +245,7 @@ class Planner:
         """Best complete tuning trial, the first of equals; None while one is unfinished, or if none has the metric."""
         if len(tuning) < tune.trials:
             return None
-        scores = [_score_of(outcomes.get(trial.key), tune.select) for trial in tuning]
+        scores = [math.nan if trial.dropped else _score_of(outcomes.get(trial.key), tune.select) for trial in tuning]
         known = [(score, trial) for score, trial in zip(scores, tuning, strict=True) if score is not None and math.isfinite(score)]
         if len([score for score in scores if score is not None]) < tune.trials or not known:
             return None
@@ -205,13 +283,60 @@ class Planner:
         return PlannedTrial(key=key, cell=cell, arm=arm.name, phase=phase, index=index, seed=seed, point=point, position=0)
 
 
+def _halved_trials(
+    rule: HalvingRule, trials: Sequence[PlannedTrial], outcomes: Outcomes
+) -> tuple[list[PlannedTrial], list[PlannedDecision]]:
+    """Tuning trials as their cohort stands."""
+    found = _halved(rule, [(trial,) for trial in trials], outcomes)
+    standing = [_standing(trial, found, number) for number, trial in enumerate(trials)]
+    decisions = [
+        PlannedDecision(arm=trials[made.member].arm, trial=trials[made.member], metrics=rule.metrics, made=made) for made in found.decisions
+    ]
+    return standing, decisions
+
+
+def _halved_arms(cohort: Cohort, arms: Sequence[PlannedArm], outcomes: Outcomes) -> tuple[list[PlannedArm], list[PlannedDecision]]:
+    """Arms whose replicates stand as their cohort does."""
+    rule = cohort.design.rule
+    assert rule is not None, "a cohort has a rule"
+    found = _halved(rule, [arm.trials for arm in arms], outcomes)
+    standing = [
+        dataclasses.replace(arm, trials=tuple(_standing(trial, found, number) for trial in arm.trials)) for number, arm in enumerate(arms)
+    ]
+    decisions = [PlannedDecision(arm=arms[made.member].arm.name, trial=None, metrics=rule.metrics, made=made) for made in found.decisions]
+    return standing, decisions
+
+
+def _halved(rule: HalvingRule, cohort: Sequence[Sequence[PlannedTrial]], outcomes: Outcomes) -> Halved:
+    members = [
+        Member(
+            steps=trials[0].cell.steps,
+            cost=trials[0].cell.cost,
+            trials=tuple(
+                History(state=None, rungs=()) if outcome is None else History(state=outcome.state, rungs=outcome.rungs)
+                for outcome in (outcomes.get(trial.key) for trial in trials)
+            ),
+        )
+        for trials in cohort
+    ]
+    return halved(rule, members)
+
+
+def _standing(trial: PlannedTrial, found: Halved, number: int) -> PlannedTrial:
+    standing = found.standings[number]
+    return dataclasses.replace(trial, watched=True, until=standing.until, dropped=standing.dropped)
+
+
 def _replicates(protocol: object) -> Replicates:
     assert isinstance(protocol, Replicates)
     return protocol
 
 
 def _score_of(outcome: Outcome | None, metric: str) -> float | None:
-    """Value of a metric of a finished trial, NaN if it ended without one, None if it is not finished."""
-    if outcome is None or not outcome.state.is_terminal:
+    """Value of a metric of a finished trial, NaN if it ended without one, None if it is not finished.
+
+    One that another study stopped is not finished: this one wants it to go on.
+    """
+    if outcome is None or not outcome.state.is_terminal or outcome.state is TrialState.STOPPED:
         return None
     return outcome.metrics.get(metric, math.nan)

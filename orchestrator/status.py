@@ -13,7 +13,15 @@ from orchestrator.keys import Json
 from orchestrator.ledger import WorkerRow
 from orchestrator.records import ArmRecord, StudyRecord, TrialRecord, TrialState
 
-_COLUMNS = (TrialState.COMPLETE, TrialState.LEASED, TrialState.PLANNED, TrialState.PREEMPTED, TrialState.LOST, TrialState.STOPPED)
+_COLUMNS = (
+    TrialState.COMPLETE,
+    TrialState.LEASED,
+    TrialState.PLANNED,
+    TrialState.PAUSED,
+    TrialState.PREEMPTED,
+    TrialState.LOST,
+    TrialState.STOPPED,
+)
 _BAD = (TrialState.DIVERGED, TrialState.FAILED)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from orchestrator.axes import Distribution, IntUniform, LogUniform, Uniform, Values
-from orchestrator.designs import DESIGNS, Arm, AxisPairs, Design, check_sampler
+from orchestrator.designs import DESIGNS, Arm, AxisPairs, Design, check_sampler, check_stopping
 from orchestrator.errors import StudyError, refuse
+from orchestrator.stopping.pareto import Halving
 
 T = TypeVar("T")
 
@@ -89,6 +90,8 @@ class Tune:
         direction: Which way `select` is better.
         sampler: Proposes the values of the nuisance axes; arms get the same proposals from `sobol` and `random`.
         seed: Fixes the proposals.
+        stopping: Compares the tuning trials of an arm with each other at rungs, and stops those that lose. Every arm has the
+            same number of trials and the same rungs, so all spend the same.
     """
 
     trials: int
@@ -97,9 +100,11 @@ class Tune:
     direction: str = "minimize"
     sampler: str = "sobol"
     seed: int = 0
+    stopping: Halving | None = None
 
     def __post_init__(self) -> None:
         check_sampler("Tune", self.sampler, self.trials)
+        check_stopping("Tune", self.stopping, self.sampler)
         check_direction(f"selection by {self.select!r}", self.direction)
         if not self.select.startswith("val/"):
             refuse(
@@ -108,6 +113,11 @@ class Tune:
                 expected="a metric of the validation split, such as val/nll",
                 fix="choosing on test data makes the reported numbers optimistic: name a val/ metric",
             )
+
+    @property
+    def rule(self) -> Halving | None:
+        """The stopping rule, by `select` where it names no metric."""
+        return None if self.stopping is None else self.stopping.by(self.select, self.direction)
 
 
 Protocol: TypeAlias = Tune | Replicates

@@ -111,6 +111,7 @@ class Worker:
         except LedgerError:
             raise  # nobody's trial is at fault: this worker ends, and its leases go to another
         except Exception as error:
+            self._give_back_paused(host)
             held = host.held()
             log.error("a pack of %d raised %s", len(held), traceback.format_exc())
             if len(held) == 1:
@@ -118,6 +119,7 @@ class Worker:
             else:
                 self._train_alone(held)
             return
+        self._give_back_paused(host)
         self._give_back(host.held())
 
     def _train_alone(self, lanes: Sequence[Leased]) -> None:
@@ -130,10 +132,17 @@ class Worker:
                 raise
             except Exception as error:
                 log.error("trial %s raised %s", lane.key, traceback.format_exc())
+                self._give_back_paused(host)
                 for held in host.held():
                     self.ledger.fail(self.id, held.key, held.fence, f"{type(error).__name__}: {error}")
             else:
+                self._give_back_paused(host)
                 self._give_back(host.held())
+
+    def _give_back_paused(self, host: WorkerHost) -> None:
+        """Lanes at a rung whose checkpoints nobody said are on disk: they pause all the same, and may have to repeat some steps."""
+        if keys := host.leave_paused():
+            self.ledger.release(self.id, keys=keys, state=TrialState.PREEMPTED, reason="its pack ended before its checkpoint was written")
 
     def _give_back(self, held: Sequence[Leased]) -> None:
         if self.stopping.is_set():
@@ -162,6 +171,7 @@ class WorkerHost:
         self._worker, self._queue, self._refill = worker, list(first), refill
         self._signature = first[0].signature
         self._held: dict[str, Leased] = {lane.key: lane for lane in first}
+        self._paused: set[str] = set()
         self._guard = DivergenceGuard()
 
     @property
@@ -170,8 +180,16 @@ class WorkerHost:
         return self._worker.stopping.is_set()
 
     def held(self) -> list[Leased]:
-        """Lanes that have no verdict yet."""
+        """Lanes that have no final verdict yet."""
         return list(self._held.values())
+
+    def leave_paused(self) -> list[str]:
+        """Lanes told to pause that were not parked; from here on they are not held."""
+        keys = sorted(self._paused & self._held.keys())
+        for key in keys:
+            del self._held[key]
+        self._paused.clear()
+        return keys
 
     def pull(self, n: int) -> Sequence[Lane]:
         """Lanes of the pack's signature: the first of them were leased before the trainer was called."""
@@ -185,21 +203,30 @@ class WorkerHost:
         return [self._lane(lane) for lane in taken]
 
     def report(self, reports: Sequence[Report]) -> Mapping[str, Verdict]:
-        """One transaction for all; a lane whose lease is gone is told so, and nothing of it is written."""
+        """One transaction for all; a lane whose lease is gone is told so, and nothing of it is written.
+
+        A lane told to pause stays leased until it is parked, so that nobody goes on with it before its checkpoint is there.
+        """
         known = [report for report in reports if report.key in self._held]
         entries = [self._entry(report) for report in known]
         written = self._worker.ledger.record(self._worker.id, entries)
         verdicts = {report.key: Verdict.LOST for report in reports}
         for entry in entries:
-            verdicts[entry.key] = _verdict(entry, written[entry.key])
-            if verdicts[entry.key] is not Verdict.CONTINUE:
+            verdicts[entry.key] = verdict = _verdict(entry, written[entry.key], self._held[entry.key].until)
+            if verdict is Verdict.PAUSE:
+                self._paused.add(entry.key)
+            elif verdict is not Verdict.CONTINUE:
                 del self._held[entry.key]
+            if verdict is not Verdict.CONTINUE:
                 log.info("trial %s: %s at step %d %s", entry.key, verdicts[entry.key].value, entry.step, entry.reason)
         return verdicts
 
     def parked(self, keys: Sequence[str]) -> None:
         """Their leases end here, so that a worker that goes on with them finds their checkpoints."""
-        raise NotImplementedError(f"no rule pauses a lane yet: {keys}")
+        self._worker.ledger.park(self._worker.id, keys)
+        for key in keys:
+            self._held.pop(key, None)
+        self._paused.difference_update(keys)
 
     @property
     def waiting(self) -> int:
@@ -247,11 +274,11 @@ def trial_folder(out: pathlib.Path, key: str) -> pathlib.Path:
     return out / "trials" / key[:2] / key
 
 
-def _verdict(entry: Entry, written: bool) -> Verdict:
+def _verdict(entry: Entry, written: bool, until: int | None) -> Verdict:
     if not written:
         return Verdict.LOST
     if entry.outcome is None:
-        return Verdict.CONTINUE
+        return Verdict.PAUSE if until is not None and entry.step >= until and entry.metrics else Verdict.CONTINUE
     return Verdict.FINISHED if entry.outcome is TrialState.COMPLETE else Verdict.STOP
 
 

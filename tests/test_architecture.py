@@ -24,15 +24,19 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 SPINE = (
     "exits", "errors", "keys", "config", "contract", "records", "provenance",
     "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
-    "ledger", "progress", "plan_table", "status", "context", "enqueue", "worker", "publisher", "crew", "driver",
+    "ledger", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "worker", "publisher", "crew", "driver",
     "probing", "logbook", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
 PORTS_MAY_IMPORT = frozenset({"errors", "keys", "config", "records", "axes"})
 BESIDE_THE_RULE = {"report": frozenset({"analysis"})}  # a report shows what analysis found
-# Who joins ports to the spine. `expand` asks samplers for points, which are part of what a study says.
+# Who joins ports to the spine. `expand` asks samplers for points, which are part of what a study says; rules that stop trials
+# are words of a study, and `plan` asks them what follows from its outcomes.
 JOINS = {
+    "designs": frozenset({"stopping"}),
+    "study": frozenset({"stopping"}),
+    "plan": frozenset({"stopping"}),
     "expand": frozenset({"samplers"}),
     "worker": frozenset({"executors", "stopping"}),
     "publisher": frozenset({"trackers"}),
@@ -197,6 +201,7 @@ def test_a_library_is_imported_only_where_it_lives() -> None:
 
 def test_the_package_itself_exports_the_words_of_a_study_only() -> None:
     words = {"orchestrator.axes", "orchestrator.designs", "orchestrator.study"}
+    words |= {"orchestrator.stopping.halving", "orchestrator.stopping.pareto"}
     assert {row.target for row in within("orchestrator") if row.module == "orchestrator"} <= words
 
 

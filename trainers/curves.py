@@ -95,11 +95,14 @@ class Curves:
                 lane_step_s = (time.monotonic() - started) / sum(report.step for report in reports.values())
                 host.probed(_probe(next(iter(curves.values())).lane.config, self, lane_step_s=lane_step_s))
                 probed = True
-            for key, verdict in host.report(list(reports.values())).items():
-                if verdict is Verdict.CONTINUE and not reports[key].final:
+            verdicts = host.report(list(reports.values()))
+            for key, verdict in verdicts.items():
+                if verdict in (Verdict.CONTINUE, Verdict.PAUSE) and not reports[key].final:
                     curves[key].save()
-                else:
+                if verdict is not Verdict.CONTINUE or reports[key].final:
                     del curves[key]
+            if paused := [key for key, verdict in verdicts.items() if verdict is Verdict.PAUSE]:
+                host.parked(paused)
 
 
 @dataclasses.dataclass(slots=True)

@@ -110,10 +110,11 @@ def tell_decisions(connection: sa.Connection, study: str, rows: Sequence[Decisio
     if not rows:
         return
     query = sa.select(events.c.trial, events.c.payload).where(events.c.study == study, events.c.kind == DECISION).order_by(events.c.id)
-    told = {(trial, said["arm"], said["rung"]): said for trial, said in ((t, to_json(text)) for t, text in connection.execute(query))}
+    said = ((trial, to_json(text)) for trial, text in connection.execute(query))
+    told = {(trial, row["arm"], row["index"], row["rung"]): row for trial, row in said}
     for row in rows:
         payload = {key: _plain(value) for key, value in dataclasses.asdict(row).items() if key != "trial"}
-        if told.get((row.trial, row.arm, row.rung)) != payload:
+        if told.get((row.trial, row.arm, row.index, row.rung)) != payload:
             event(connection, study, DECISION, row.trial, payload)
 
 

@@ -62,6 +62,7 @@ class DecisionRow:
     Attributes:
         trial: Key of the tuning trial; empty when the member is an arm with its replicates.
         arm: Its arm.
+        index: Of the tuning trial in its arm; None for an arm.
         rung: Step of the rung.
         metric: What was compared; names joined by commas.
         value: Of the metric, or of each of them.
@@ -74,6 +75,7 @@ class DecisionRow:
 
     trial: str
     arm: str
+    index: int | None
     rung: int
     metric: str
     value: float | tuple[float, ...]

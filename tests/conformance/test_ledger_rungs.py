@@ -173,9 +173,9 @@ def test_what_came_to_an_end_stays_what_it_is(ledger: Ledger, worker: int) -> No
 def test_a_decision_is_told_once_and_again_when_it_changes(ledger: Ledger, worker: int) -> None:
     del worker
     row = DecisionRow(
-        trial="t0000", arm="a", rung=10, metric="val/nll", value=0.5, rank=1, of=2, kept=1, decision="go on", reason="val/nll 0.5"
+        trial="t0000", arm="a", index=0, rung=10, metric="val/nll", value=0.5, rank=1, of=2, kept=1, decision="go on", reason="val/nll 0.5"
     )
-    other = dataclasses.replace(row, trial="", arm="b", value=(float("nan"), 1.0), rank=2, decision="stop")
+    other = dataclasses.replace(row, trial="", arm="b", index=None, value=(float("nan"), 1.0), rank=2, decision="stop")
     rows = dataclasses.replace(held_at(30), decisions=(row, other))
     for _ in range(2):
         ledger.insert_plan(rows)
