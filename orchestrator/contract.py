@@ -250,6 +250,10 @@ class Trainer(Protocol):
         """Versions of what trains, read without importing it: `jax`, `flax`, …"""
         ...
 
+    def preload(self) -> None:
+        """Imports what `train` needs, and touches no device and starts no thread: workers are forked from a process that did this."""
+        ...
+
     def train(self, host: Host) -> None:
         """Pulls lanes (all of one signature) until none is left, trains them, reports at every rung.
 

@@ -54,6 +54,11 @@ class Vision:
     def provenance(self) -> Mapping[str, str]:
         return {package: importlib.metadata.version(package) for package in TRAINED_BY}
 
+    def preload(self) -> None:
+        from trainers import preload
+
+        preload.everything()
+
     def train(self, host: Host) -> None:
         from trainers.loop import train
 

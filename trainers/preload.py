@@ -1,0 +1,29 @@
+"""What training imports sooner or later, imported at once, in the process that workers are forked from.
+
+No device may be touched here, and no thread started: tests/trainers/test_preload.py sees to both.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+TRAINING = ("trainers.loop", "trainers.data.reading")
+# Imported by others on the way to the first step, each taking a worker 20 to 300 ms.
+LATER = (
+    "array_record.python.array_record_data_source",
+    "flatbuffers",
+    "jax.export",
+    "jax._src.export.serialization",
+    "scipy.linalg",
+    "tensorflow_datasets.public_api",
+)
+
+
+def everything() -> None:
+    """Imports it all. What is not installed is left to whoever needs it to say so."""
+    for name in (*TRAINING, *LATER):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            if name in TRAINING:
+                raise
