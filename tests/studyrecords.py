@@ -8,7 +8,18 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.keys import FlatConfig, content_key
-from orchestrator.records import ArmRecord, ObjectiveRecord, Phase, Rung, StudyRecord, TrialRecord, TrialState
+from orchestrator.records import (
+    ArmRecord,
+    ObjectiveRecord,
+    PackRecord,
+    Phase,
+    Rung,
+    RunRecord,
+    StudyRecord,
+    TrialRecord,
+    TrialState,
+    WorkerRecord,
+)
 
 QUESTION = """Does E³ need both tiling and partitioning?   (expected: yes; ~8 min on two CPU cores)
 
@@ -86,6 +97,41 @@ def study_record(
         trials=tuple(changed),
         provenance={"commit": "0123abc", "platform": "Linux x86_64", "python": "3.11.7", "tessera": "0.1.0"},
     )
+
+
+def with_runs(record: StudyRecord) -> StudyRecord:
+    """The study as run twice: interrupted, and gone on with by three workers, of which one died and one came for it."""
+    names = list(dict.fromkeys(trial.signature for trial in record.trials))
+
+    def pack(program: int, ended_s: float, *, compile_s: float = 3.5, train_s: float = 30.0) -> PackRecord:
+        return PackRecord(
+            signature=names[program % len(names)],
+            strategy="solo" if program % 2 else "map",
+            width=8,
+            lane_steps=8000,
+            compile_s=compile_s,
+            train_s=train_s,
+            evaluate_s=2.5,
+            other_s=0.75,
+            lane_s=238.0,
+            place_s=248.0,
+            ended_s=ended_s,
+        )
+
+    def crew(*workers: tuple[float, float, bool, tuple[PackRecord, ...]]) -> tuple[WorkerRecord, ...]:
+        return tuple(WorkerRecord(leased_s=leased, ended_s=ended, died=died, packs=packs) for leased, ended, died, packs in workers)
+
+    first = crew((0.9, 41.0, False, (pack(0, 38.5),)), (1.0, 41.0, False, (pack(1, 39.0),)))
+    second = crew(
+        (0.9, 130.0, False, (pack(2, 40.0), pack(3, 78.0), pack(6, 127.5))),
+        (1.0, 55.0, True, (pack(4, 42.0),)),
+        (56.5, 130.0, False, (pack(4, 94.0, compile_s=0.5), pack(5, 128.0))),
+    )
+    runs = (
+        RunRecord(workers=2, trials=112, estimate_s=None, inferred=0, wall_s=41.5, finished=16, ending="interrupted", crew=first),
+        RunRecord(workers=2, trials=96, estimate_s=118.0, inferred=16, wall_s=131.0, finished=96, ending="done", crew=second),
+    )
+    return dataclasses.replace(record, runs=runs)
 
 
 def without_result(trial: TrialRecord, state: TrialState, reason: str = "") -> TrialRecord:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 from orchestrator.analysis.usage import ProgramUse, Usage, WorkerTime, ratio, usage
 from orchestrator.keys import Json
@@ -121,12 +120,9 @@ def _packs(found: Usage) -> str:
     compiled = sum(row.workers for row in found.programs)
     text = f"{counted(found.packs, 'pack')} of {counted(len(found.programs), 'program')}, on {counted(found.workers, 'worker')}"
     text += f", which compiled {counted(compiled, 'time')}."
-    return text if found.occupied is None else f"{text} {' '.join(_occupied(found.occupied))}"
-
-
-def _occupied(share: float) -> Iterator[str]:
-    yield f"Lanes were occupied {_percent(share)} of the time:"
-    yield "so much of the packs' places held a trial while there were trials to hold."
+    if found.occupied is None:
+        return text
+    return f"{text} Lanes were occupied {_percent(found.occupied)} of the time in which there were trials to hold."
 
 
 def _program_row(row: ProgramUse) -> ProgramRow:

@@ -23,7 +23,9 @@ from rich.console import Console
 from orchestrator.records import ObjectiveRecord, Phase, StudyRecord, TrialRecord, TrialState
 from orchestrator.report import summary_json, terminal_table, write
 from orchestrator.report.answer import answer
-from tests.studyrecords import ABLATION, OBJECTIVES, FakeArm, study_record, with_metrics, without_result
+from orchestrator.report.figures import figures
+from orchestrator.report.running import running
+from tests.studyrecords import ABLATION, OBJECTIVES, FakeArm, study_record, with_metrics, with_runs, without_result
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "report"
 NASTY = "<script>alert('x')</script> & a|b_{c} $d$ \\e"
@@ -56,6 +58,7 @@ def objectives(*pairs: tuple[str, str]) -> tuple[ObjectiveRecord, ...]:
 CASES: dict[str, Callable[[], StudyRecord]] = {
     "whole": study_record,
     "gaps": lambda: study_record(change=gaps),
+    "with runs": lambda: with_runs(study_record(ABLATION, replicates=2, tune_trials=0, rungs=2)),
     "nothing finished": lambda: study_record(change=lambda trial: without_result(trial, TrialState.PLANNED)),
     "no trials": lambda: study_record(change=lambda _: None),
     "one replicate": lambda: study_record(replicates=1, tune_trials=0),
@@ -289,7 +292,7 @@ def test_a_figure_lost_or_damaged_by_half_is_drawn_again(tmp_path: pathlib.Path)
     assert damaged.read_text("utf-8") == whole
 
 
-@pytest.mark.parametrize(("case", "folder"), [("whole", "whole"), ("gaps", "gaps")])
+@pytest.mark.parametrize(("case", "folder"), [("whole", "whole"), ("gaps", "gaps"), ("with runs", "runs")])
 @pytest.mark.parametrize("name", ["report.md", "table.tex", "table.csv"])
 def test_the_text_of_a_report_is_the_one_on_record(case: str, folder: str, name: str, reports: dict[str, pathlib.Path]) -> None:
     text, golden = (reports[case] / name).read_text("utf-8"), GOLDEN / folder / name
@@ -312,6 +315,26 @@ def test_the_summary_names_effects_frontier_and_gaps() -> None:
     assert [(row["arm"], row["count"]) for row in found["missing"]] == [("ViT", 1), ("E³", 2), ("Partitioning", 8)]
     (effect,) = (row for row in found["effects"] if (row["arm"], row["metric"]) == ("Partitioning", "test/nll"))
     assert (effect["n"], effect["mean"], effect["resolved"]) == (0, "nan", False)
+
+
+def test_the_summary_tells_how_the_run_went() -> None:
+    found: Any = summary_json(CASES["with runs"]())["running"]
+    interrupted, done = found["runs"]
+    assert (interrupted["ending"], interrupted["ratio"], done["ratio"]) == ("interrupted", None, pytest.approx(131 / 118))
+    assert (found["packs"], found["workers"], found["occupied"]) == (8, 5, pytest.approx(238 / 248))
+    assert [row["packs"] for row in found["programs"]] == [1, 1, 1, 1, 1, 2, 1]
+    assert summary_json(study_record())["running"] is None
+
+
+def test_a_run_of_which_no_pack_told_is_told_in_a_sentence() -> None:
+    record = with_runs(study_record())
+    quiet = dataclasses.replace(record, runs=tuple(dataclasses.replace(run, crew=()) for run in record.runs))
+    told = running(quiet)
+    assert told is not None
+    assert len(told.runs) == 2
+    assert told.programs == told.parts == ()
+    assert "workers" not in {figure.name for figure in figures(quiet)}
+    assert running(study_record()) is None
 
 
 def printed(record: StudyRecord, *, color: bool, width: int = 100) -> str:

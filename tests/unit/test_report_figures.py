@@ -15,7 +15,7 @@ from orchestrator.report.figures import figures, theme
 from orchestrator.report.figures.chart import Figure, Scale, log_marks
 from orchestrator.report.figures.labels import Box, place, short_names, spread, text_width
 from orchestrator.report.render import draw
-from tests.studyrecords import ABLATION, study_record
+from tests.studyrecords import ABLATION, study_record, with_runs
 
 AREA = Box(left=0, top=0, right=400, bottom=300)
 spots = st.lists(st.tuples(st.floats(0, 400), st.floats(0, 300)), min_size=1, max_size=10)
@@ -23,14 +23,14 @@ spots = st.lists(st.tuples(st.floats(0, 400), st.floats(0, 300)), min_size=1, ma
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, Figure]:
-    return {figure.name: figure for figure in figures(study_record())}
+    return {figure.name: figure for figure in figures(with_runs(study_record()))}
 
 
 def test_a_study_has_these_figures(drawn: dict[str, Figure]) -> None:
-    assert list(drawn) == ["effects", "frontier", "curves", "tuning"]
+    assert list(drawn) == ["effects", "frontier", "curves", "tuning", "workers"]
 
 
-@pytest.mark.parametrize("name", ["effects", "frontier", "curves", "tuning"])
+@pytest.mark.parametrize("name", ["effects", "frontier", "curves", "tuning", "workers"])
 def test_a_specification_is_valid_vega_lite(name: str, drawn: dict[str, Figure]) -> None:
     chart: Any = altair.Chart.from_dict(dict(drawn[name].spec), validate=True)
     assert chart.to_dict(validate=True)
@@ -45,6 +45,18 @@ def test_a_figure_says_in_words_what_it_shows(name: str, drawn: dict[str, Figure
     assert "E³" in figure.alt
     svg = draw(figure).svg
     assert svg.index("<title>") < svg.index("<desc>") < svg.index("<g")
+
+
+def test_the_bar_of_the_workers_names_every_part_with_its_share(drawn: dict[str, Figure]) -> None:
+    figure = drawn["workers"]
+    assert figure.title == "What the workers did: 5.7 min of 5 workers"
+    svg = draw(figure).svg
+    assert svg.index("<title>") < svg.index("<desc>") < svg.index("<g")
+    shares = figure.alt.removesuffix(".").partition(": ")[2].split(", ")
+    assert len(shares) == 7
+    for part in shares:
+        assert f">{part}</text>" in svg
+    assert sum(float(part.split()[-2]) for part in shares) == pytest.approx(100, abs=4)
 
 
 def test_drawing_twice_in_one_process_gives_the_same_bytes(drawn: dict[str, Figure]) -> None:

@@ -49,7 +49,7 @@ def _chart(shown: Sequence[Part]) -> object:
     ]
     colors = alt.Scale(domain=[_name(part) for part in shown], range=[_COLORS[part.name] for part in shown])
     bars = alt.Chart(data(rows)).mark_bar(stroke=theme.PAPER, strokeWidth=1, height=_BAR)
-    x = alt.X("low:Q", scale=alt.Scale(domain=[0, 100], nice=False), axis=alt.Axis(title="Worker time (%)", tickCount=5))
+    x = alt.X("low:Q", scale=alt.Scale(domain=[0, 100], nice=False), axis=alt.Axis(title="Worker time (%)", tickCount=5, grid=False))
     color = alt.Color("part:N", scale=colors, legend=alt.Legend(columns=2, symbolType="square", labelLimit=220))
     return bars.encode(x=x, x2="high:Q", color=color).properties(width=theme.WIDTH, height=_BAR + 8)
 
