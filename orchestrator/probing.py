@@ -46,6 +46,10 @@ class ProbeOrder:
     results: str
     paths: tuple[str, ...]
 
+    def write(self, path: pathlib.Path) -> None:
+        """Writes the order where `read` finds it."""
+        path.write_text(json.dumps(dataclasses.asdict(self)), "utf-8")
+
     @classmethod
     def read(cls, path: pathlib.Path) -> ProbeOrder:
         """The order that a launcher wrote."""
@@ -117,7 +121,7 @@ class _Process:
         paths = tuple(dict.fromkeys([str(pathlib.Path(__file__).resolve().parent.parent), str(pathlib.Path.cwd())]))
         programs = tuple((cell.signature, cell.config) for cell in share)
         told = ProbeOrder(trainer=work.trainer, programs=programs, results=str(self._results), paths=paths)
-        order.write_text(json.dumps(dataclasses.asdict(told)), "utf-8")
+        told.write(order)
         spec = WorkerSpec(
             identity=f"{work.study}/probing-{number}",
             argv=(sys.executable, "-m", "orchestrator.probing", str(order)),

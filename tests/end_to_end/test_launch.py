@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from orchestrator.estimate import OVERHEAD_S
+
 TOTAL = 18  # three arms, three tuning trials and three replicates each
 
 PLAIN, WIDE, DEEP = (
@@ -11,6 +15,18 @@ PLAIN, WIDE, DEEP = (
     'Arm("wide", {"family": "wide", "size": 200})',
     'Arm("deep", {"family": "deep", "floor": 0.25})',
 )
+
+
+MOODY = """from trainers.curves import *
+
+class Moody(Curves):
+    name = "moody:Moody"
+
+    def probe(self, config):
+        if config["family"] == "wide":
+            raise RuntimeError("too wide")
+        return super().probe(config)
+"""
 
 
 def attempts(launches) -> int:
@@ -46,6 +62,48 @@ def test_json_is_one_document_for_every_command(launches) -> None:
     assert [arm["arm"] for arm in result["arms"]] == ["plain", "wide", "deep"]
     assert launches.run("plan", "--json").json["totals"]["cached"] == TOTAL
     assert launches.run("report", "--json").json == result
+
+
+def test_a_plan_that_measures_estimates_the_run_and_plans_nothing(launches) -> None:
+    """The measurements are kept, the run says how good the estimate was, and the report says it again."""
+    launches.write(base="noise=0.02, sleep_s=0.02")
+    before = launches.run("plan", "--json").json
+    assert before["estimate"] is None
+    assert [program["probe"] for program in before["programs"]] == [None] * 3
+    assert "`plan --probe` measures them" in launches.run("plan").out
+    measured = launches.run("plan", "--probe", "--workers", "2", "--json")
+    assert "measuring 3 programs" in measured.err
+    plan = measured.json
+    assert [program["probe"]["strategy"] for program in plan["programs"]] == ["sequence"] * 3
+    assert (plan["estimate"]["covered"], plan["estimate"]["inferred"]) == (TOTAL, 0)
+    # 18 trials of 5 rungs that sleep for 20 ms, on two workers, and the start of the workers
+    assert plan["estimate"]["seconds"] == pytest.approx(18 * 5 * 0.02 / 2 + OVERHEAD_S, rel=0.2)
+    assert launches.run("status").code == 2, "nothing was planned"
+    assert "measuring" not in launches.run("plan", "--probe").err, "nothing is measured twice"
+    shown = launches.run("plan").out
+    assert re.search(r"plain +6 +600 +sequence +4 +1 ms +0 s +1 s", shown)
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 140
+    ended = launches.run("run", "--workers", "2")
+    assert re.search(r"took \d+ s; the plan said about \d s", ended.err)
+    report = (launches.out / "families" / "report" / "report.md").read_text()
+    assert re.search(r"18 trials on 2 workers took [\d.]+ s; the plan said [\d.]+ s: [\d.]+ times the estimate", report)
+    (run,) = launches.run("report", "--json").json["running"]["runs"]
+    assert (run["ending"], run["finished"], run["trials"], run["workers"]) == ("done", TOTAL, TOTAL, 2)
+    assert run["ratio"] == run["wall_s"] / run["estimate_s"]
+
+
+def test_a_program_that_cannot_be_measured_is_one_message_and_the_others_are_kept(launches) -> None:
+    (launches.folder / "moody.py").write_text(MOODY)
+    launches.write(arms=(PLAIN, WIDE))
+    launches.study.write_text(launches.study.read_text().replace("trainers.curves:Curves", "moody:Moody"))
+    ended = launches.run("plan", "--probe")
+    assert ended.code == 2
+    assert "could not be measured" in ended.err
+    assert "RuntimeError: too wide" in ended.err
+    assert "Traceback" not in ended.err
+    probes = [program["probe"] for program in launches.run("plan", "--json").json["programs"]]
+    assert [probe is None for probe in probes] == [False, True]
+    assert launches.run("run", "--probe").code == 2
 
 
 def test_an_edited_study_runs_only_the_difference(launches) -> None:
