@@ -28,6 +28,8 @@ class Setting:
     Attributes:
         traced: The value may differ between the lanes of one compiled program.
         switch: A traced value whose being zero or not shapes the program (dropout at rate 0 costs 30 % of a step).
+        when: Key of the static boolean that must be on for the value to be traced; where it is off the value shapes the
+            program. Empty: traced whatever the others are.
         low: Smallest value allowed, if any.
         high: Largest value allowed, if any.
         choices: The only values allowed, if not empty.
@@ -36,6 +38,7 @@ class Setting:
 
     traced: bool
     switch: bool = False
+    when: str = ""
     low: float | None = None
     high: float | None = None
     choices: tuple[Value, ...] = ()
@@ -48,9 +51,13 @@ def static(default: Any, help: str, *, low: float | None = None, high: float | N
     return dataclasses.field(default=default, metadata={"setting": setting})
 
 
-def traced(default: Any, help: str, *, low: float | None = None, high: float | None = None, switch: bool = False) -> Any:
-    """A field whose value is an argument of the compiled program; with `switch`, zero or not is static."""
-    setting = Setting(traced=True, switch=switch, low=low, high=high, help=help)
+def traced(default: Any, help: str, *, low: float | None = None, high: float | None = None, switch: bool = False, when: str = "") -> Any:
+    """A field whose value is an argument of the compiled program.
+
+    With `switch`, zero or not is static. With `when`, the name of a static boolean field of the same class, it is static
+    altogether while that one is off.
+    """
+    setting = Setting(traced=True, switch=switch, when=when, low=low, high=high, help=help)
     return dataclasses.field(default=default, metadata={"setting": setting})
 
 
@@ -62,11 +69,24 @@ class Leaf:
     type: Any
     setting: Setting
 
+    def is_traced_in(self, flat: FlatConfig) -> bool:
+        """In this config the value is an argument of the program. `switch` may make its being zero static beside that."""
+        return self.setting.traced and (not self.setting.when or bool(flat[self.setting.when]))
+
 
 @functools.lru_cache(maxsize=64)
 def leaves(config_class: type) -> Mapping[str, Leaf]:
-    """Every dotted key of a config class, in the order of declaration."""
-    return types.MappingProxyType({leaf.key: leaf for leaf in _walk(config_class, "")})
+    """Every dotted key of a config class, in the order of declaration.
+
+    Raises:
+        ValueError: A field is declared with neither `static` nor `traced`, or waits for what is no static boolean.
+    """
+    found = {leaf.key: leaf for leaf in _walk(config_class, "")}
+    for leaf in found.values():
+        other = found.get(leaf.setting.when)
+        if leaf.setting.when and (other is None or other.type is not bool or other.setting.traced):
+            raise ValueError(f"{config_class.__name__}: {leaf.key} is traced when {leaf.setting.when}, which is no static boolean field")
+    return types.MappingProxyType(found)
 
 
 def flatten(config: Any) -> dict[str, Value]:
@@ -154,9 +174,9 @@ def signature_of(config_class: type, flat: FlatConfig, *, program: str) -> str:
         program: The trainer and its version, since another trainer compiles another program.
     """
     static_part = {
-        key: bool(flat[key]) if leaf.setting.switch else flat[key]
+        key: bool(flat[key]) if leaf.setting.switch and leaf.is_traced_in(flat) else flat[key]
         for key, leaf in leaves(config_class).items()
-        if leaf.setting.switch or not leaf.setting.traced
+        if leaf.setting.switch or not leaf.is_traced_in(flat)
     }
     return content_key({"program": program, "static": static_part})
 
@@ -173,7 +193,8 @@ def _walk(config_class: type, prefix: str) -> Iterator[Leaf]:
         elif (setting := field.metadata.get("setting")) is None:
             raise ValueError(f"{config_class.__name__}.{field.name} is declared with neither static() nor traced()")
         else:
-            yield Leaf(key=key, type=hint, setting=setting)
+            when = prefix + setting.when if setting.when else ""
+            yield Leaf(key=key, type=hint, setting=dataclasses.replace(setting, when=when))
 
 
 def _build(config_class: type[T], flat: FlatConfig, prefix: str) -> T:

@@ -30,7 +30,7 @@ TINY_MODELS = {
 NUMBERS = {
     f"model.{name}": jnp.float32(0)
     for name in ("router_noise", "dropout", "expert_dropout", "attention_dropout", "importance_weight", "load_weight", "head_bias")
-}
+} | {"model.partition": jnp.bool_(True)}
 BASE_32 = ModelConfig(hidden=768, mlp=3072, depth=12, heads=12, patch=32, experts=32, k=2, capacity_factor=1.5)
 IMAGENET = DataConfig(dataset="imagenet2012", classes=1000, image_size=384, channels=3)
 

@@ -52,14 +52,15 @@ compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimizatio
 @functools.cache
 def programs(model):
     """Random parameters of everything, and the compiled evaluation and training passes."""
-    module = make_model(model, DATA)
-    shapes = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 4, 4, 2)), traced(), train=False)["params"], jax.random.key(0))
+    module, own = make_model(model, DATA), {"model.partition": jnp.bool_(model.partition)}
+    init = lambda key: module.init(key, jnp.zeros((1, 4, 4, 2)), traced() | own, train=False)["params"]  # noqa: E731
+    shapes = jax.eval_shape(init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape, scale=0.4), jnp.float32), shapes)
-    evaluate = compiled(lambda params, images: module.apply({"params": params}, images, traced(), train=False))
+    evaluate = compiled(lambda params, images: module.apply({"params": params}, images, traced() | own, train=False))
     train = compiled(
         lambda params, images, numbers, key: module.apply(
-            {"params": params}, images, numbers, train=True, rngs={"dropout": key, "gating": jax.random.fold_in(key, 1)}
+            {"params": params}, images, numbers | own, train=True, rngs={"dropout": key, "gating": jax.random.fold_in(key, 1)}
         )
     )
     return params, evaluate, train
@@ -166,23 +167,22 @@ def test_an_efficient_ensemble_is_several_sparse_models_that_share_all_but_exper
 
         def mine(path, leaf, member=member):
             names = [entry.key for entry in path]
+            own = slice(member * E // 2, (member + 1) * E // 2)
             if "router" in names:
-                return leaf[:, member]
-            return leaf[member * E // 2 : (member + 1) * E // 2] if "experts" in names else leaf
+                return leaf[:, own]
+            return leaf[own] if "experts" in names else leaf
 
         own = jax.tree_util.tree_map_with_path(mine, params)
         np.testing.assert_allclose(programs(alone)[1](own, images).logits[0], logits[member], atol=1e-5)
 
 
 def test_a_member_of_a_partition_sends_no_gradient_to_the_experts_of_another(images):
-    params, _, _ = programs(E3)
-    module, rngs = make_model(E3, DATA), {"gating": jax.random.key(0)}
+    params, _, train = programs(E3)
 
     @compiled
     def gradients(params, weight):
         def of_members(params):
-            logits = module.apply({"params": params}, images, traced(), train=True, rngs=rngs).logits
-            return weight @ jnp.sin(logits).sum(axis=(1, 2))
+            return weight @ jnp.sin(train.__wrapped__(params, images, traced(), jax.random.key(0)).logits).sum(axis=(1, 2))
 
         return jax.grad(of_members)(params)["block_1"]["moe"]
 
@@ -193,22 +193,19 @@ def test_a_member_of_a_partition_sends_no_gradient_to_the_experts_of_another(ima
         for leaf in jax.tree.leaves(moe["experts"]):
             assert not leaf[other].any()
             assert leaf[own].any()
-        assert not moe["router"]["kernel"][:, 1 - member].any()
-        assert moe["router"]["kernel"][:, member].any()
+        assert not moe["router"]["kernel"][:, other].any()
+        assert moe["router"]["kernel"][:, own].any()
 
 
-@pytest.mark.parametrize(
-    ("tile", "partition", "members", "router"),
-    [(False, False, 1, (D, E)), (True, False, 2, (D, E)), (False, True, 1, (D, 2, E // 2)), (True, True, 2, (D, 2, E // 2))],
-)
-def test_tiling_makes_predictions_and_partitioning_makes_routers(tile, partition, members, router, images):
+@pytest.mark.parametrize(("tile", "partition", "members"), [(False, False, 1), (True, False, 2), (False, True, 1), (True, True, 2)])
+def test_tiling_makes_predictions_and_partitioning_adds_no_parameter(tile, partition, members, images):
     model = dataclasses.replace(SMALL, members=2 if tile or partition else 1, tile=tile, partition=partition)
     params, evaluate, _ = programs(model)
     prediction = jax.eval_shape(evaluate, params, images)
     assert prediction.logits.shape == (members, N, 3)
     assert prediction.logits.dtype == jnp.float32
     assert prediction.auxiliary.shape == ()
-    assert params["block_1"]["moe"]["router"]["kernel"].shape == router
+    assert params["block_1"]["moe"]["router"]["kernel"].shape == (D, E)
 
 
 def test_logits_are_member_major(images):
@@ -256,12 +253,15 @@ def test_traced_values_are_arguments_and_not_part_of_the_model():
     assert hash(make_model(E3, DATA)) == hash(make_model(other, DATA))
     one, two = (make_model(dataclasses.replace(E3, dropout=rate), DATA) for rate in (0.1, 0.2))
     assert one == two != make_model(E3, DATA)
+    assert make_model(TILED, DATA) == make_model(E3, DATA), "with tiling, partitioning is traced"
+    assert make_model(PARTITIONED, DATA) != make_model(dataclasses.replace(SMALL, members=2), DATA), "without, it is not"
 
 
 @pytest.fixture(scope="module")
 def fresh():
     module = make_model(dataclasses.replace(E3, representation=6), DATA)
-    return compiled(lambda key, bias: module.init(key, jnp.zeros((1, 4, 4, 2)), traced(head_bias=bias), train=False)["params"])
+    own = {"model.partition": jnp.bool_(True)}
+    return compiled(lambda key, bias: module.init(key, jnp.zeros((1, 4, 4, 2)), traced(head_bias=bias) | own, train=False)["params"])
 
 
 def test_parameters_start_where_the_paper_starts_them(fresh):
@@ -278,7 +278,8 @@ def test_parameters_start_where_the_paper_starts_them(fresh):
     assert 0 < np.abs(params["block_0"]["mlp"]["Linear_0"]["bias"]).max() < 1e-5
     packed = params["block_0"]["attention"]["query_key_value"]["kernel"]
     assert 0.8 * math.sqrt(6 / (2 * D)) < np.abs(packed).max() <= math.sqrt(6 / (2 * D))
-    assert not np.allclose(params["block_1"]["moe"]["router"]["kernel"][:, 0], params["block_1"]["moe"]["router"]["kernel"][:, 1])
+    router = params["block_1"]["moe"]["router"]["kernel"]
+    assert not np.allclose(router[:, : E // 2], router[:, E // 2 :])
 
 
 def test_another_seed_gives_other_parameters_and_the_same_one_the_same(fresh):

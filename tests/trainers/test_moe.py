@@ -40,12 +40,26 @@ def placing():
     return {
         (size, priority): jax.jit(
             lambda expert, confidence, size=size, priority=priority: place(
-                expert, experts=E, capacity=size, confidence=confidence if priority else None
+                expert, experts=E, is_shared=False, capacity=size, confidence=confidence if priority else None
             )
         )
         for size in (1, 3)
         for priority in (False, True)
     }
+
+
+@pytest.fixture(scope="module")
+def sharing():
+    """Placing views that share their experts, by whether with priority and, if not E, how many experts they share."""
+
+    def placing(priority, n_experts):
+        return jax.jit(
+            lambda expert, confidence: place(
+                expert, experts=n_experts, is_shared=True, capacity=3, confidence=confidence if priority else None
+            )
+        )
+
+    return {key: placing(*key) for key in itertools.product((False, True), (E, R * E))}
 
 
 experts = hnp.arrays(np.int32, (R, G, S, K), elements=st.integers(0, E - 1))
@@ -67,6 +81,28 @@ def test_buffers_fill_by_choice_then_by_token_or_by_confidence(placing, size, pr
     flat = slot.reshape(-1)
     for position, source in enumerate(assignment):
         assert (flat[source] == position) if source < flat.size else (position not in flat)
+
+
+@pytest.mark.parametrize("priority", [False, True])
+@settings(max_examples=20, deadline=None)
+@given(expert=experts, confidence=confidences)
+def test_views_of_the_same_experts_take_turns_token_by_token(sharing, priority, expert, confidence):
+    slot = np.asarray(sharing[priority, E](expert, confidence).slot)
+    # The same tokens as one view that holds them in turn.
+    in_turn = np.moveaxis(expert, 0, 2).reshape(1, G, S * R, K)
+    turns = places_by_hand(in_turn, 3, np.moveaxis(confidence, 0, 2).reshape(1, G, S * R) if priority else None)
+    for (g, s, r, choice), turn in np.ndenumerate(turns.reshape(G, S, R, K)):
+        assert slot[r, g, s, choice] == (E * G * 3 if turn < 0 else (expert[r, g, s, choice] * G + g) * 3 + turn)
+
+
+@pytest.mark.parametrize("priority", [False, True])
+@settings(max_examples=20, deadline=None)
+@given(expert=experts, confidence=confidences)
+def test_views_kept_to_experts_of_their_own_are_served_as_if_alone(sharing, placing, priority, expert, confidence):
+    alone = placing[3, priority](expert, confidence)
+    together = sharing[priority, R * E](expert + E * np.arange(R, dtype=np.int32)[:, None, None, None], confidence)
+    np.testing.assert_array_equal(together.slot, alone.slot)
+    np.testing.assert_array_equal(together.assignment, alone.assignment)
 
 
 by_loop, by_sum = (jax.jit(functools.partial(count, experts=E)) for count in (_earlier_by_loop, _earlier_by_sum))
@@ -95,7 +131,7 @@ def test_moves_and_their_gradients_equal_one_hot_products(copies):
     buffers_by_hand = np.einsum("rgskec,rgsd->regcd", one_hot, np.broadcast_to(tokens, (R, G, S, D)))
 
     def moved(tokens, gate):
-        places = place(jnp.asarray(expert), experts=E, capacity=size)
+        places = place(jnp.asarray(expert), experts=E, is_shared=False, capacity=size)
         buffers = dispatch(tokens, places)
         return buffers, combine(jnp.sin(buffers.reshape(R, E, G, size, D) * scale).reshape(-1, D), places, gate)
 

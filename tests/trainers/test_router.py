@@ -9,10 +9,10 @@ import pytest
 from scipy import special, stats
 
 from trainers.models import router
-from trainers.models.router import Router, importance_loss, load_loss
+from trainers.models.router import Router
 
-route = jax.jit(router.route, static_argnames="k")
-SHAPE = (2, 3, 7, 4)  # [router, group, token, expert]
+route = jax.jit(router.route, static_argnames=("k", "is_shared"))
+SHAPE = (2, 3, 7, 4)  # [view, group, token, expert]
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +81,39 @@ def test_gradients_are_finite_at_a_zero_router_and_without_noise(logits, noise, 
     assert all(np.isfinite(g).all() for g in gradients)
 
 
-def test_the_losses_vanish_at_perfect_balance():
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_the_losses_vanish_at_perfect_balance(is_shared):
     even = jnp.zeros(SHAPE)
-    assert float(importance_loss(even)) == 0.0
-    assert float(load_loss(even, jnp.zeros(SHAPE[:-1]), jnp.float32(0.5))) == 0.0
-    assert np.all(np.asarray(jax.grad(importance_loss)(even)) == 0.0)
+    routing = router.route(even, k=2, noise=even, sigma=jnp.float32(0.5), is_shared=is_shared)  # compiled, x - x may be rounded
+    assert (float(routing.importance), float(routing.load)) == (0.0, 0.0)
+    assert np.all(np.asarray(jax.grad(lambda x: route(x, k=2).importance)(even)) == 0.0)
 
 
-def test_routers_of_an_ensemble_are_the_columns_of_the_single_router():
-    tokens = jnp.asarray(np.random.default_rng(2).normal(size=(1, 2, 5, 6)), jnp.float32)
+def test_members_that_share_a_router_are_balanced_together(logits, noise):
+    # Two members that each prefer other experts are in balance, though neither is alone.
+    opposite = np.concatenate([logits[:1], -logits[:1]]) * 3
+    alone, together = (route(opposite, k=2, noise=noise, sigma=jnp.float32(0.5), is_shared=shared) for shared in (False, True))
+    as_one = np.concatenate(list(opposite), axis=1)[None]
+    expected = squared_variation(special.softmax(as_one, axis=-1).sum(axis=-2)).mean()
+    np.testing.assert_allclose(together.importance, expected, rtol=1e-5)
+    assert float(together.importance) < float(alone.importance)
+
+
+def test_routers_of_an_ensemble_are_blocks_of_columns_of_the_single_router():
+    tokens = jnp.asarray(np.random.default_rng(2).normal(size=(2, 2, 5, 6)), jnp.float32)
     single, several = Router(8, 1, 2), Router(8, 2, 2)
-    kernels = jax.jit(lambda key: [r.init(key, tokens, sigma=None)["params"]["kernel"] for r in (single, several)])
-    one, two = kernels(jax.random.key(0))
-    assert two.shape == (6, 2, 4)
-    np.testing.assert_array_equal(one, two.reshape(6, 8))
+    variables = jax.jit(lambda key: single.init(key, tokens, sigma=None))(jax.random.key(0))
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (6, 8)
+    by_block, scores = several.apply(variables, tokens, sigma=None), np.asarray(tokens) @ np.asarray(kernel)
+    for member in range(2):
+        expected = np.argsort(-scores[member, ..., 4 * member : 4 * member + 4], axis=-1)[..., :2]
+        np.testing.assert_array_equal(by_block.expert[member], expected)
 
 
 def test_noise_is_drawn_for_each_token_of_each_router_with_the_given_deviation():
     tokens, several = jnp.ones((1, 4, 500, 3)), Router(8, 2, 1)
-    variables = {"params": {"kernel": jnp.zeros((3, 2, 4))}}
+    variables = {"params": {"kernel": jnp.zeros((3, 8))}}
 
     apply = jax.jit(lambda sigma: several.apply(variables, tokens, sigma=sigma, rngs={"gating": jax.random.key(1)}))
 

@@ -17,7 +17,7 @@ class Places(NamedTuple):
     """Where each assignment of a token to an expert lies in the buffers, and back.
 
     Attributes:
-        slot: Slot of each assignment, [router, group, token, choice]; `slots` if its buffer was full.
+        slot: Slot of each assignment, [view, group, token, choice]; `slots` if its buffer was full.
         assignment: Assignment in each slot, [slot], numbered in the order of `slot`; `slot.size` where it is empty.
     """
 
@@ -25,52 +25,66 @@ class Places(NamedTuple):
     assignment: jax.Array
 
 
-def place(expert: jax.Array, *, experts: int, capacity: int, confidence: jax.Array | None = None) -> Places:
+def place(expert: jax.Array, *, experts: int, is_shared: bool, capacity: int, confidence: jax.Array | None = None) -> Places:
     """Gives each assignment the next free slot of its expert: all first choices, then all second ones, and so on.
 
-    Slots are numbered by [router, expert, group, place in the buffer].
+    Slots are numbered by [view, expert, group, place in the buffer], or [expert, group, place] where views share experts.
 
     Args:
-        expert: Chosen experts, counted within the router, [router, group, token, choice].
-        experts: Experts of one router.
+        expert: Chosen experts, counted within those of the view, [view, group, token, choice].
+        experts: Experts of a view.
+        is_shared: Views choose among the same experts. They take turns token by token, so that none is served before the
+            others when buffers are short. Views that were kept to different ones of these experts are served as if alone.
         capacity: Slots of one expert for one group.
-        confidence: Gate of the first choice [router, group, token]: tokens are served by it, largest first (BPR).
+        confidence: Gate of the first choice [view, group, token]: tokens are served by it, largest first (BPR).
             Without it they are served in order.
     """
-    n_routers, n_groups, n_tokens, k = expert.shape
-    waiting = expert
+    n_views, n_groups, n_tokens, k = expert.shape
+    shared_by = n_views if is_shared else 1
+    rows = (n_views // shared_by * n_groups, n_tokens * shared_by)
+
+    def queued(x: jax.Array) -> jax.Array:
+        x = x.reshape(-1, shared_by, *x.shape[1:])
+        return jnp.moveaxis(x, 1, 3).reshape(*rows, *x.shape[4:])
+
+    def back(x: jax.Array) -> jax.Array:
+        x = x.reshape(-1, n_groups, n_tokens, shared_by, *x.shape[2:])
+        return jnp.moveaxis(x, 3, 1).reshape(n_views, n_groups, n_tokens, *x.shape[4:])
+
+    waiting = queued(expert)
     if confidence is not None:
-        order = jnp.argsort(-confidence, axis=-1, stable=True)[..., None]
-        waiting = jnp.take_along_axis(expert, order, axis=2)
-    queue = jnp.swapaxes(waiting, 2, 3).reshape(n_routers * n_groups, k * n_tokens)
-    turn = jnp.swapaxes(_earlier(queue, experts).reshape(n_routers, n_groups, k, n_tokens), 2, 3)
+        order = jnp.argsort(-queued(confidence), axis=-1, stable=True)[..., None]
+        waiting = jnp.take_along_axis(waiting, order, axis=1)
+    queue = jnp.swapaxes(waiting, 1, 2).reshape(rows[0], -1)
+    turn = jnp.swapaxes(_earlier(queue, experts).reshape(rows[0], k, rows[1]), 1, 2)
     if confidence is not None:
-        turn = jnp.take_along_axis(turn, jnp.argsort(order, axis=2), axis=2)
-    router, group = jnp.arange(n_routers)[:, None, None, None], jnp.arange(n_groups)[:, None, None]
-    slots = n_routers * experts * n_groups * capacity
-    slot = jnp.where(turn < capacity, ((router * experts + expert) * n_groups + group) * capacity + turn, slots)
+        turn = jnp.take_along_axis(turn, jnp.argsort(order, axis=1), axis=1)
+    turn = back(turn)
+    owned = expert if is_shared else expert + experts * jnp.arange(n_views)[:, None, None, None]
+    slots = n_views // shared_by * experts * n_groups * capacity
+    slot = jnp.where(turn < capacity, (owned * n_groups + jnp.arange(n_groups)[:, None, None]) * capacity + turn, slots)
     assignment = jnp.full(slots, slot.size, jnp.int32).at[slot.reshape(-1)].set(jnp.arange(slot.size, dtype=jnp.int32), mode="drop")
     return Places(slot, assignment)
 
 
 def dispatch(tokens: jax.Array, places: Places) -> jax.Array:
-    """Buffers [slot, feature] filled with tokens [router or 1, group, token, feature]; empty slots are zero.
+    """Buffers [slot, feature] filled with tokens [view or 1, group, token, feature]; empty slots are zero.
 
-    With one copy of the tokens and several routers, each router's experts read the same token.
+    With one copy of the tokens and several views, the experts of each view read the same token.
     """
-    n_routers, _, _, k = places.slot.shape
+    n_views, _, _, k = places.slot.shape
     rows = tokens.reshape(-1, tokens.shape[-1])
     source = places.assignment // k
-    if tokens.shape[0] < n_routers:
+    if tokens.shape[0] < n_views:
         source = jnp.where(places.assignment < places.slot.size, source % rows.shape[0], rows.shape[0])
-        destinations = jnp.moveaxis(places.slot, 0, -2).reshape(rows.shape[0], n_routers * k)
+        destinations = jnp.moveaxis(places.slot, 0, -2).reshape(rows.shape[0], n_views * k)
     else:
         destinations = places.slot.reshape(rows.shape[0], k)
     return _move(rows, source, destinations)
 
 
 def combine(buffers: jax.Array, places: Places, gate: jax.Array) -> jax.Array:
-    """Sum over choices of gate times the expert's output, [router, group, token, feature]; a full buffer gives zero."""
+    """Sum over choices of gate times the expert's output, [view, group, token, feature]; a full buffer gives zero."""
     picked = _move(buffers, places.slot.reshape(-1), places.assignment[:, None])
     picked = picked.reshape(*places.slot.shape, buffers.shape[-1])
     return jnp.sum(gate[..., None].astype(picked.dtype) * picked, axis=-2)
