@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.exits import DONE, INTERRUPTED, USER_ERROR
+
+if TYPE_CHECKING:
+    from orchestrator.executors.nursery import NurseryExecutor
 
 DESCRIPTION = """Run a study: python launch.py studies/ablation.py
 
@@ -83,10 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grammar.error("--probe goes with plan: a run measures as it trains")
     options.again = shlex.join(["python", "launch.py", *(sys.argv[1:] if arguments is None else arguments)])
     options.workers = options.workers or max(1, min(4, os.cpu_count() or 1))
-    from orchestrator import commands
-
     try:
-        return int(commands.COMMANDS[options.command](options))
+        with _executor(options) as options.executor:
+            from orchestrator import commands
+
+            return int(commands.COMMANDS[options.command](options))
     except OrchestratorError as error:
         if options.json:
             print(json.dumps({"errors": [str(problem) for problem in error.problems]}, indent=1))
@@ -98,6 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout left early, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+@contextlib.contextmanager
+def _executor(options: argparse.Namespace) -> Generator[NurseryExecutor | None]:
+    """Where a run's workers are started: a process that begins to import what they need while this one still plans."""
+    if options.command != "run":
+        yield None
+        return
+    from orchestrator.executors.nursery import NurseryExecutor
+
+    with NurseryExecutor() as executor:
+        executor.open(str(options.out))
+        yield executor
 
 
 def _count(text: str) -> int:

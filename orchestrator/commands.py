@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     if not _agreed(view, options, console):
         return DONE
     ledger = Ledger.open(context.ledger_path)
+    if view.work:
+        options.executor.preload(context.trainer.name, log=context.folder / "logs" / "nursery.log")
     console.print("\n".join(summary_lines(view)), highlight=False, markup=False, soft_wrap=True)
     ending, complete = _drive(context, ledger, view, options, mode, console)
     if ending is Ending.INTERRUPTED:
@@ -125,10 +127,9 @@ def _drive(
     context: Context, ledger: Ledger, before: PlanView, options: argparse.Namespace, mode: ResolvedMode, console: Console
 ) -> tuple[Ending, bool]:
     """Runs the study; how that ended, and whether every trial has a result."""
-    from orchestrator.executors.local import LocalExecutor
-
     provenance = {**launcher_provenance(), **context.trainer.provenance()}
     view = View(console, context.study.name, expected_s=None if before.estimate is None else before.estimate.seconds)
+    options.executor.say = view.say
     logbook = Logbook(ledger, before)
     crew_options = CrewOptions(
         study=context.study.name,
@@ -149,7 +150,7 @@ def _drive(
         publisher.start()
 
     with publisher:
-        ending = driver.run(lambda: Crew(crew_options, ledger, LocalExecutor(), view.say), on_start=start)
+        ending = driver.run(lambda: Crew(crew_options, ledger, options.executor, view.say), on_start=start)
         wall_s = logbook.end(ending.value)
     if wall_s is not None and ending is Ending.DONE:
         expected = "" if before.estimate is None else f"; the plan said about {duration(before.estimate.seconds)}"

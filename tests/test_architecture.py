@@ -24,7 +24,7 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 SPINE = (
     "exits", "errors", "keys", "config", "contract", "records", "provenance",
     "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
-    "ledger", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "worker", "publisher", "crew", "driver",
+    "ledger", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "worker", "nursery", "publisher", "crew", "driver",
     "probing", "logbook", "commands", "cli",
 )
 # fmt: on
@@ -40,10 +40,12 @@ JOINS = {
     "expand": frozenset({"samplers"}),
     "worker": frozenset({"executors", "stopping"}),
     "publisher": frozenset({"trackers"}),
+    "nursery": frozenset({"executors"}),
     "crew": frozenset({"executors"}),
     "probing": frozenset({"executors"}),
     "logbook": frozenset({"analysis"}),
     "commands": frozenset({"executors", "analysis", "report", "trackers"}),
+    "cli": frozenset({"executors"}),  # of a run, started before anything slow is imported
 }
 
 # Where a library may be imported at all; `lazily` where it may be, but only inside a function.

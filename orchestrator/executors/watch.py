@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 
-from orchestrator.executors.process import end_rest_of_group, is_running
+from orchestrator.executors.process import birth, end_rest_of_group, is_running
 
 # Set by the executor that started the worker, and taken out of the environment before the worker starts anything.
 UNIT = "TESSERA_UNIT"  # folder and identity: finds a worker whose launcher died before it could write its pid down
@@ -106,8 +106,25 @@ def write_exit(path: pathlib.Path, *, code: int, stopped: bool) -> None:
         code: Exit code, or minus the signal.
         stopped: It was asked to end.
     """
+    _replace(path, {"code": code, "stopped": stopped})
+
+
+def write_claim(path: pathlib.Path) -> None:
+    """Leaves word of which process a worker is. One that was forked has its parent's environment in /proc, not its own."""
+    _replace(path, {"pid": os.getpid(), "birth": birth(os.getpid())})
+
+
+def read_claim(path: pathlib.Path) -> tuple[int, str] | None:
+    """The pid and birth that a worker left; None where there is no claim, or one that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        return int(row["pid"]), str(row["birth"])
+    return None
+
+
+def _replace(path: pathlib.Path, row: dict[str, object]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps({"code": code, "stopped": stopped}), encoding="utf-8")
+    partial.write_text(json.dumps(row), encoding="utf-8")
     partial.replace(path)
 
 

@@ -6,6 +6,7 @@ python executor_programs.py launcher EXECUTOR FOLDER KIND...
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -17,9 +18,10 @@ import time
 from orchestrator.executors.base import Executor, Handle, WorkerSpec
 from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.local import LocalExecutor
+from orchestrator.executors.nursery import NurseryExecutor
 from orchestrator.executors.watch import supervised
 
-EXECUTORS: dict[str, type[Executor]] = {"local": LocalExecutor}
+EXECUTORS: dict[str, type[Executor]] = {"forked": NurseryExecutor, "local": LocalExecutor}
 LIFETIME_S = 90.0  # a test that fails leaves nothing behind for longer
 
 
@@ -84,15 +86,24 @@ def launcher(executor: Executor, folder: pathlib.Path, kinds: list[str]) -> None
         fleet.wait(LIFETIME_S)
 
 
-class DiesAfterLaunch(LocalExecutor):
+class DiesAfterLaunch:
     """The launcher's worst moment: the worker is started, and nothing says so yet."""
 
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
     def launch(self, spec: WorkerSpec) -> Handle:
-        super().launch(spec)
+        self._executor.launch(spec)
         while not list(spec.folder.parent.glob("*.pids")):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("killed")
+
+    def attach(self, text: str) -> Handle:
+        return self._executor.attach(text)
+
+    def find(self, spec: WorkerSpec) -> Handle | None:
+        return self._executor.find(spec)
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -104,8 +115,12 @@ def write(path: pathlib.Path, text: str) -> None:
 def main(role: str, kind: str, folder: str, *rest: str) -> int:
     if role == "worker":
         return worker(kind, pathlib.Path(folder), rest[0])
-    executor = DiesAfterLaunch() if kind == "dies-after-launch" else EXECUTORS[kind]()
-    launcher(executor, pathlib.Path(folder), list(rest))
+    _, dies, name = kind.rpartition("dies-after-launch:")
+    with contextlib.ExitStack() as stack:
+        executor = EXECUTORS[name]()
+        if isinstance(executor, NurseryExecutor):
+            stack.enter_context(executor)
+        launcher(DiesAfterLaunch(executor) if dies else executor, pathlib.Path(folder), list(rest))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -21,6 +22,7 @@ from orchestrator.executors.base import Executor, UnitStatus, WorkerSpec
 from orchestrator.executors.experiment import WorkerExperiment
 from orchestrator.executors.fleet import Fleet, Unit
 from orchestrator.executors.jobs import job_of
+from orchestrator.executors.nursery import NurseryExecutor
 from orchestrator.executors.process import birth
 
 PROGRAMS = pathlib.Path(__file__).with_name("executor_programs.py")
@@ -46,8 +48,10 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def executor(name: str) -> Executor:
-    return programs.EXECUTORS[name]()
+def executor(name: str) -> Generator[Executor]:
+    executor = programs.EXECUTORS[name]()
+    with executor if isinstance(executor, NurseryExecutor) else contextlib.nullcontext():
+        yield executor
 
 
 @pytest.fixture
@@ -298,9 +302,8 @@ def test_a_unit_that_ended_with_nobody_looking_is_lost(name: str, fleet: Fleet, 
     assert (unit.status, unit.exit_code) == (UnitStatus.LOST, None)
 
 
-@pytest.mark.parametrize("name", ["local"], indirect=True)  # the launcher that dies there starts local processes
-def test_a_unit_is_found_whose_launcher_died_before_it_could_say_so(fleet: Fleet, tmp_path: pathlib.Path) -> None:
-    ended(launch("dies-after-launch", tmp_path, "loner"), None)
+def test_a_unit_is_found_whose_launcher_died_before_it_could_say_so(name: str, fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    ended(launch(f"dies-after-launch:{name}", tmp_path, "loner"), None)
     [unit] = fleet.reattach()
     assert (unit.identity, unit.pid) == ("tiling/a1", pids(tmp_path)[0])
 
