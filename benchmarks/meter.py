@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 LOOK_EVERY_S = 0.2
-GRACE_S = 10.0  # for what the command left behind to end by itself
+GRACE_S = 10.0
 
 _SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
@@ -56,7 +56,9 @@ class Measured:
     said: str
 
 
-def measure(command: Sequence[str], *, environment: Mapping[str, str], log: pathlib.Path, within_s: float) -> Measured:
+def measure(
+    command: Sequence[str], *, environment: Mapping[str, str], log: pathlib.Path, within_s: float, grace_s: float = GRACE_S
+) -> Measured:
     """Runs a command to its end, in this process's folder.
 
     Args:
@@ -64,6 +66,7 @@ def measure(command: Sequence[str], *, environment: Mapping[str, str], log: path
         environment: All its environment variables.
         log: File for what it says.
         within_s: It and its processes are killed after so long.
+        grace_s: What still runs when it has ended is given so long to end, too.
     """
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
     looks = _Looks()
@@ -77,7 +80,7 @@ def measure(command: Sequence[str], *, environment: Mapping[str, str], log: path
                 process.wait(LOOK_EVERY_S)
         wall_s, code = time.monotonic() - started, process.poll()
     finally:
-        left_behind = _end(process, looks)
+        left_behind = _end(process, looks, grace_s)
     waited = _waited_cpu_s() - before
     return Measured(
         started=started_at,
@@ -116,9 +119,9 @@ class _Looks:
         self.peak_bytes, self.most_processes = max(self.peak_bytes, resident), max(self.most_processes, count)
 
 
-def _end(process: subprocess.Popen[bytes], looks: _Looks) -> int:
+def _end(process: subprocess.Popen[bytes], looks: _Looks, grace_s: float) -> int:
     """Waits a little for the command's processes, kills those that go on, and counts these."""
-    deadline = time.monotonic() + (GRACE_S if process.poll() is not None else 0.0)
+    deadline = time.monotonic() + (grace_s if process.poll() is not None else 0.0)
     while _living() and time.monotonic() < deadline:
         looks.look()
         _reap(process)

@@ -73,11 +73,11 @@ def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """
 
     def over(rivals: Sequence[str], steps: int) -> float | None:
-        sizes = [row["trials"] for row in rows if row["steps"] == steps]
+        most = max((row["trials"] for row in rows if row["steps"] == steps), default=0)
         found = [
             row["over_tessera"]
             for row in rows
-            if row["rival"] in rivals and (row["steps"], row["trials"]) == (steps, max(sizes)) and row["over_tessera"] is not None
+            if row["rival"] in rivals and (row["steps"], row["trials"]) == (steps, most) and row["over_tessera"] is not None
         ]
         return min(found, default=None)
 

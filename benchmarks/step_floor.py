@@ -187,9 +187,7 @@ def text(found: Mapping[str, Any]) -> str:
     rows = {
         "measured": whole_ms,
         f"floor: {found['model_gflop_a_step']:.2f} GFLOP of the model's products at that rate": found["floor_ms"],
-        f"{found['hlo_gflop_a_step']:.2f} GFLOP as XLA counts them, at that rate": 1e3
-        * found["hlo_gflop_a_step"]
-        / found["core"]["matmul_gflop_s"],
+        f"{found['hlo_gflop_a_step']:.2f} GFLOP as XLA counts them, at that rate": 1e3 * found["hlo_gflop_a_step"] / rate,
         f"{found['hlo_gb_a_step']:.2f} GB that its kernels touch, if none were in a cache": found["memory_floor_ms"],
         "forward pass alone": found["forward_ms"],
         "forward and backward": found["forward_and_backward_ms"],
