@@ -79,6 +79,7 @@ class TrialRecord:
         metrics: Final metrics with the costs merged in; empty unless complete.
         rungs: Learning curve, in the order of steps.
         attempts: How often it was leased.
+        pauses: How many of the attempts ended at a rung, where it waited for others.
         elapsed_s: Seconds it was held by workers, over all attempts.
         finished_at: UTC, ISO 8601; empty unless terminal.
         provenance: Of the attempt that finished it: versions, device, strategy, commit.
@@ -102,6 +103,7 @@ class TrialRecord:
     elapsed_s: float
     finished_at: str
     provenance: Mapping[str, str]
+    pauses: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +217,7 @@ class StudyRecord:
         arms: In the order of the study file.
         trials: In the order of the plan; orphaned ones are left out.
         provenance: Versions, commit, platform of the launcher.
+        stopping: Rules that stop trials at rungs, in words; empty without any.
         runs: How the study was run, oldest first; empty where that is not asked for, or was not written down.
     """
 
@@ -232,6 +235,7 @@ class StudyRecord:
     arms: tuple[ArmRecord, ...]
     trials: tuple[TrialRecord, ...]
     provenance: Mapping[str, str]
+    stopping: str = ""
     runs: tuple[RunRecord, ...] = ()
 
     def of(self, arm: str, phase: Phase) -> Iterator[TrialRecord]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from orchestrator.contract import Trainer
+from orchestrator.expand import sampled_in
 from orchestrator.keys import FlatConfig, Json
 from orchestrator.plan import Plan
 from orchestrator.records import ArmRecord, ObjectiveRecord, StudyRecord, TrialRecord
@@ -33,6 +34,7 @@ def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan
         "select": tune.select if tune else "",
         "select_direction": tune.direction if tune else "",
         "sampler": tune.sampler if tune else "",
+        "stopping": _stopping(study),
         "nuisance": {key: str(axis) for key, axis in nuisance_axes(study)},
         "objectives": [[objective.metric, objective.direction] for objective in study.objectives],
         "base": cast(Json, dict(base)),
@@ -51,12 +53,22 @@ def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan
     }
 
 
+def _stopping(study: Study) -> str:
+    """The rules of a study in words."""
+    tune = study.protocol if isinstance(study.protocol, Tune) else None
+    designs = (*study.arms, *(() if study.axes is None else (study.axes,)))
+    drawn = [f"arms drawn by {row.sampler}, {row.rule}" for design in designs for row in sampled_in(design) if row.rule is not None]
+    tuned = [] if tune is None or tune.rule is None else [f"tuning trials of each arm, {tune.rule}"]
+    return "; ".join(dict.fromkeys([*tuned, *drawn]))
+
+
 def study_record(spec: Mapping[str, Json], trials: Sequence[TrialRecord]) -> StudyRecord:
     """A study and everything recorded of it, from the ledger alone."""
     values = cast(Mapping[str, Any], spec)
     plain = ("name", "question", "trainer", "version", "profile", "select", "select_direction", "nuisance", "sampler", "provenance")
     return StudyRecord(
         **{name: values[name] for name in plain},
+        stopping=values["stopping"] if "stopping" in values else "",  # noqa: SIM401 - studies planned before there were rules
         base=_tuples(values["base"]),
         objectives=tuple(ObjectiveRecord(metric=metric, direction=direction) for metric, direction in values["objectives"]),
         arms=tuple(_arm(arm) for arm in values["arms"]),

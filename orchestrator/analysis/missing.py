@@ -48,8 +48,8 @@ class Missing:
 def missing(record: StudyRecord) -> tuple[Missing, ...]:
     """One entry for each arm and phase that is not whole, in the order of the study file.
 
-    A replicate counts when it is complete. A tuning trial counts when it is complete, stopped or diverged: it has
-    said what it was asked.
+    A replicate counts when it is complete, or was stopped with its arm. A tuning trial counts when it is complete, stopped or
+    diverged: it has said what it was asked.
     """
     entries = (_entry(record, arm, phase) for arm in record.arms for phase in (Phase.TUNE, Phase.REPLICATE))
     return tuple(entry for entry in entries if entry.count)
@@ -73,5 +73,5 @@ def first_line(reason: str) -> str:
 
 def _counts(trial: TrialRecord) -> bool:
     if trial.phase is Phase.REPLICATE:
-        return trial.state is TrialState.COMPLETE
+        return trial.state in (TrialState.COMPLETE, TrialState.STOPPED)
     return trial.state in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED)

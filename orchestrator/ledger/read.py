@@ -83,7 +83,11 @@ _RECORDS = (
     .order_by(memberships.c.position, memberships.c.arm, memberships.c.phase, memberships.c.number)
 )
 _held_s = sa.func.coalesce(attempts.c.ended_at, now()) - attempts.c.leased_at
-_ELAPSED = sa.select(attempts.c.trial, sa.func.sum(sa.case((_held_s > 0, _held_s), else_=0.0))).group_by(attempts.c.trial)
+_HELD = sa.select(
+    attempts.c.trial,
+    sa.func.sum(sa.case((_held_s > 0, _held_s), else_=0.0)),
+    sa.func.sum(sa.case((attempts.c.outcome == TrialState.PAUSED, 1), else_=0)),
+).group_by(attempts.c.trial)
 _MEASURED = sa.select(measurements.c.trial, measurements.c.step, measurements.c.name, measurements.c.value).order_by(
     measurements.c.trial, measurements.c.step, measurements.c.name
 )
@@ -176,7 +180,7 @@ def trial_records(
     query = _RECORDS if phases is None else _RECORDS.where(memberships.c.phase.in_([str(phase) for phase in phases]))
     few = None if keys is None else list(chunks(keys))
     curves = _curves(connection, study, few, with_rungs=with_rungs)
-    elapsed = _elapsed(connection, study, few)
+    held = _held(connection, study, few)
     queries = [query] if few is None else [query.where(trials.c.key.in_(some)) for some in few]
     configs, points, costs, origins = Decoded(to_config), Decoded(to_config), Decoded(to_numbers), Decoded(to_strings)
     records: list[TrialRecord] = []
@@ -202,9 +206,10 @@ def trial_records(
                 metrics={**costs[cost], **final} if state is TrialState.COMPLETE else {},
                 rungs=tuple(Rung(step=step, metrics=metrics) for step, metrics in curve.items()) if with_rungs else (),
                 attempts=fence,
-                elapsed_s=elapsed.get(key, 0.0),
+                elapsed_s=held[key][0] if key in held else 0.0,
                 finished_at=moment(ended_at) if state.is_terminal else "",
                 provenance=origins[provenance] if state.is_terminal and provenance is not None else {},
+                pauses=held[key][1] if key in held else 0,
             )
         )
     return tuple(records)
@@ -229,10 +234,12 @@ def _curves(connection: sa.Connection, study: str, few: list[list[str]] | None, 
     return curves
 
 
-def _elapsed(connection: sa.Connection, study: str, few: list[list[str]] | None) -> dict[str, float]:
+def _held(connection: sa.Connection, study: str, few: list[list[str]] | None) -> dict[str, tuple[float, int]]:
+    """Seconds that workers held each trial, and how many attempts ended at a rung."""
     own = sa.select(memberships.c.trial).where(_LIVE)
-    queries = [_ELAPSED.where(attempts.c.trial.in_(own))] if few is None else [_ELAPSED.where(attempts.c.trial.in_(some)) for some in few]
-    return {trial: float(held_s) for query in queries for trial, held_s in connection.execute(query, {"study": study})}
+    queries = [_HELD.where(attempts.c.trial.in_(own))] if few is None else [_HELD.where(attempts.c.trial.in_(some)) for some in few]
+    rows = (row for query in queries for row in connection.execute(query, {"study": study}))
+    return {trial: (float(held_s), int(pauses)) for trial, held_s, pauses in rows}
 
 
 def _progress(arm: str, phase: Phase, found: Mapping[TrialState, tuple[int, int]]) -> ProgressRow:

@@ -16,6 +16,7 @@ from orchestrator.report.gaps import Banner, Mishap, banner, mishaps
 from orchestrator.report.number import plain
 from orchestrator.report.provenance import ArmOrigin, TuningRow, facts, origins, tuning_rows
 from orchestrator.report.running import Running, running
+from orchestrator.report.stopping import Stopping, stopping
 from orchestrator.report.table import EffectRow, Table, arm_table, effect_row
 from orchestrator.report.words import heading, label
 
@@ -60,6 +61,7 @@ class Content:
         facts: Name and value of what holds for the whole study.
         origins: How each arm was made.
         base: Key and value of the base config.
+        stopping: Rules and what they stopped; None for a study without.
         mishaps: Trials that failed, diverged, or took more than one attempt.
         running: How the run went; None where that was not written down.
     """
@@ -82,6 +84,7 @@ class Content:
     facts: tuple[tuple[str, str], ...]
     origins: tuple[ArmOrigin, ...]
     base: tuple[tuple[str, str], ...]
+    stopping: Stopping | None
     mishaps: tuple[Mishap, ...]
     running: Running | None
 
@@ -117,6 +120,7 @@ def content_of(record: StudyRecord) -> Content:
         facts=facts(record),
         origins=origins(record),
         base=tuple((key, plain(value)) for key, value in record.base.items()),
+        stopping=stopping(record),
         mishaps=mishaps(record),
         running=running(record),
     )

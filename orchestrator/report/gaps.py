@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.analysis.missing import Missing, first_line, missing
 from orchestrator.analysis.trials import trials_of
-from orchestrator.records import Phase, StudyRecord, TrialState
+from orchestrator.records import Phase, StudyRecord, TrialRecord, TrialState
 from orchestrator.report.words import listed, state_words
 
 _NOUNS = {Phase.TUNE: "tuning trials", Phase.REPLICATE: "replicates"}
@@ -59,8 +59,13 @@ def mishaps(record: StudyRecord) -> tuple[Mishap, ...]:
             reason=first_line(trial.reason),
         )
         for trial in record.trials
-        if trial.state in (TrialState.FAILED, TrialState.DIVERGED) or trial.attempts > 1
+        if trial.state in (TrialState.FAILED, TrialState.DIVERGED) or _was_tried_again(trial)
     )
+
+
+def _was_tried_again(trial: TrialRecord) -> bool:
+    """One attempt is usual, beside those that ended at a rung as they should."""
+    return trial.attempts - trial.pauses > (0 if trial.state in (TrialState.PAUSED, TrialState.STOPPED) else 1)
 
 
 def _lines(entries: Sequence[Missing]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from orchestrator.keys import Json
 from orchestrator.records import StudyRecord
 from orchestrator.report.answer import answer
 from orchestrator.report.running import running_json
+from orchestrator.report.stopping import stopping_json
 
 
 def summary(record: StudyRecord) -> dict[str, Json]:
@@ -57,6 +58,7 @@ def summary(record: StudyRecord) -> dict[str, Json]:
             }
             for entry in missing(record)
         ],
+        "stopping": stopping_json(record),
         "running": running_json(record),
     }
 

@@ -21,6 +21,7 @@ _NAMES = {
 _STATES = {
     TrialState.PLANNED.value: "waiting",
     TrialState.LEASED.value: "running",
+    TrialState.PAUSED.value: "waiting at a rung",
     TrialState.PREEMPTED.value: "waiting after a preemption",
     TrialState.LOST.value: "waiting after a lost worker",
     TrialState.COMPLETE.value: "complete",
