@@ -1,7 +1,7 @@
 """Successive halving by one metric: at each rung the better part of a cohort goes on, three times as far as before.
 
 Rung-synchronous: a rung is decided when every member has reported it, unlike ASHA, which decides as reports arrive and so
-depends on their order (`docs/sweeps.md`).
+depends on their order (`docs/how-it-works.md`).
 """
 
 from __future__ import annotations
