@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from orchestrator.context import Context, plan_view, planned, read_study
 from orchestrator.crew import Crew, CrewOptions
 from orchestrator.driver import Driver, Ending, prepare_data, unfinished
-from orchestrator.errors import OrchestratorError, Problem
+from orchestrator.errors import OrchestratorError
 from orchestrator.exits import DONE, INCOMPLETE, INTERRUPTED
 from orchestrator.ledger import Ledger, NoLedgerError
 from orchestrator.logbook import Logbook
+from orchestrator.measure import measure
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
-from orchestrator.probing import Measuring, measured
 from orchestrator.progress import View, duration
 from orchestrator.provenance import launcher_provenance
 from orchestrator.publisher import Publisher
@@ -65,7 +62,7 @@ def plan(options: argparse.Namespace) -> int:
     context = read_study(options)
     view = _view_before(context, options)
     if options.probe:
-        view = _probed(context, view, options, Console(stderr=True))
+        view = measure(context, view, Console(stderr=True))
     if options.json:
         print(json.dumps(plan_json(view), indent=1, ensure_ascii=False))
     else:
@@ -157,49 +154,6 @@ def _drive(
         console.print(f"took {duration(wall_s)}{expected}", highlight=False, soft_wrap=True)
     plan_now, outcomes = planned(planner, ledger)
     return ending, not unfinished(plan_now, outcomes) and not any(arm.pending for arm in plan_now.arms)
-
-
-def _probed(context: Context, view: PlanView, options: argparse.Namespace, console: Console) -> PlanView:
-    """Measures the programs that were not measured on this machine, keeps that in the ledger, and plans again.
-
-    Raises:
-        OrchestratorError: Some could not be measured. The measurements of the others are kept.
-    """
-    from orchestrator.executors.local import LocalExecutor
-
-    cells = [row.cell for row in view.unmeasured]
-    if not cells:
-        return view
-    prepare_data(context.trainer, view.plan)
-    ledger = Ledger.open(context.ledger_path)
-    log = context.folder / "logs" / "probing.log"
-    work = Measuring(study=context.study.name, trainer=context.trainer.name, cells=cells, processes=options.workers, log=log)
-    problems: list[Problem] = []
-    device = ""
-    with _measuring_shown(console, len(cells)) as advance:
-        for program in measured(work, LocalExecutor()):
-            for probe in program.probes:
-                ledger.probe_put(probe)
-                device = probe.device
-            problems += program.problems
-            advance()
-    if problems:
-        raise OrchestratorError.of(dict.fromkeys(problems))
-    return plan_view(context, ledger, options.workers, device=device)
-
-
-@contextlib.contextmanager
-def _measuring_shown(console: Console, n: int) -> Generator[Callable[[], None]]:
-    """A bar of the programs that are measured; the function inside moves it on by one."""
-    words = f"measuring {n} program" + ("" if n == 1 else "s")
-    if not console.is_terminal:
-        console.print(words, highlight=False)
-        yield lambda: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with RichProgress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(words, total=n)
-        yield lambda: bar.advance(task)
 
 
 def _view_before(context: Context, options: argparse.Namespace) -> PlanView:

@@ -25,7 +25,7 @@ SPINE = (
     "exits", "errors", "keys", "config", "contract", "records", "provenance",
     "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
     "ledger", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "worker", "nursery", "publisher", "crew", "driver",
-    "probing", "logbook", "commands", "cli",
+    "probing", "measure", "logbook", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -43,6 +43,7 @@ JOINS = {
     "nursery": frozenset({"executors"}),
     "crew": frozenset({"executors"}),
     "probing": frozenset({"executors"}),
+    "measure": frozenset({"executors"}),
     "logbook": frozenset({"analysis"}),
     "commands": frozenset({"executors", "analysis", "report", "trackers"}),
     "cli": frozenset({"executors"}),  # of a run, started before anything slow is imported

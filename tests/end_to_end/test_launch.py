@@ -17,7 +17,10 @@ PLAIN, WIDE, DEEP = (
 )
 
 
-MOODY = """from trainers.curves import *
+MOODY = """import dataclasses
+import pathlib
+
+from trainers.curves import *
 
 class Moody(Curves):
     name = "moody:Moody"
@@ -25,7 +28,10 @@ class Moody(Curves):
     def probe(self, config):
         if config["family"] == "wide":
             raise RuntimeError("too wide")
-        return super().probe(config)
+        compiled = pathlib.Path(__file__).with_suffix(".compiled")
+        compile_s = 0.5 if compiled.exists() else 60.0
+        compiled.touch()
+        return [dataclasses.replace(probe, compile_s=compile_s) for probe in super().probe(config)]
 """
 
 
@@ -102,7 +108,8 @@ def test_a_program_that_cannot_be_measured_is_one_message_and_the_others_are_kep
     assert "RuntimeError: too wide" in ended.err
     assert "Traceback" not in ended.err
     probes = [program["probe"] for program in launches.run("plan", "--json").json["programs"]]
-    assert [probe is None for probe in probes] == [False, True]
+    assert [probe and probe["compile_s"] for probe in probes] == [0.5, None], "workers find what was compiled"
+    assert "measuring 1 program, now compiled" in ended.err
     assert launches.run("run", "--probe").code == 2
 
 
