@@ -9,7 +9,7 @@ against .636 for V-MoE), and only then do members disagree.
 Expected here: E³ below V-MoE by about 0.1 in test NLL, tiling alone no better than V-MoE, partitioning in between. On
 200 images the dense ViT is as good as E³: sparse experts need more to learn from. The laptop profile trains on the first
 200 digits, long enough for a single model to be over-confident (about 4 minutes on two CPU cores); the paper profile is the
-published setting.
+published setting. The seven arms are four programs: with tiling, partitioning and noise are arguments of one.
 
     python launch.py studies/ablation.py
 """

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
+from orchestrator.contract import leaves
 from trainers.config import DataConfig, ModelConfig, VisionConfig
 from trainers.geometry import capacity, images_per_group, predictions, routers, sparse_blocks, tokens_per_image, tokens_per_router
 
@@ -20,14 +24,26 @@ def cost(config: VisionConfig) -> dict[str, float]:
     Source:
         Inferred: of several readings of "GFLOPs" in Allingham et al. (TMLR 2022) the one that fits all published rows.
     """
-    model, data = config.model, config.data
-    train = forward_macs(model, data, config.train.batch_size, factor=model.capacity_factor)
-    evaluate = forward_macs(model, data, config.eval.batch_size or EVALUATION_BATCH, factor=model.eval_capacity_factor)
+    batches = (config.train.batch_size, config.eval.batch_size or EVALUATION_BATCH)
+    return dict(_cost(dataclasses.replace(config.model, **_irrelevant()), config.data, *batches))
+
+
+@functools.lru_cache(maxsize=1024)
+def _cost(model: ModelConfig, data: DataConfig, train_batch: int, eval_batch: int) -> dict[str, float]:
+    # Once for each shape: the cells of a study are thousands, and most differ in rates alone.
+    train = forward_macs(model, data, train_batch, factor=model.capacity_factor)
+    evaluate = forward_macs(model, data, eval_batch, factor=model.eval_capacity_factor)
     return {
         "cost/parameters": float(parameters(model, data)),
         "cost/train_gflops": TRAINING_PASSES * FLOPS_PER_MAC * train / 1e9,
         "cost/inference_gflops": FLOPS_PER_MAC * evaluate / 1e9,
     }
+
+
+@functools.cache
+def _irrelevant() -> dict[str, float]:
+    """Fields of the model that no cost depends on, at one value: numbers that are traced. Partitioning is traced, and costs."""
+    return {name: 0.0 for name, leaf in leaves(ModelConfig).items() if leaf.setting.traced and leaf.type is float}
 
 
 def parameters(model: ModelConfig, data: DataConfig) -> int:

@@ -21,7 +21,7 @@ class Vision:
     """See `orchestrator.contract.Trainer` for what each member promises."""
 
     name = "trainers.vision:Vision"
-    version = "1"
+    version = "2"
     config_class = VisionConfig
 
     def problems(self, config: FlatConfig) -> Sequence[Problem]:

@@ -94,7 +94,7 @@ def test_the_traced_form_chooses_the_same_experts_and_slots(case):
     random = np.random.default_rng(1)
     tokens = random.normal(size=(members, groups, size, D)).astype(np.float32)
     kernel = {"params": {"kernel": random.normal(size=(D, E)).astype(np.float32)}}
-    sigma, rngs, slots = jnp.float32(0.5), {"gating": jax.random.key(3)}, k * members * size // E
+    sigma, rngs, slots = jnp.float32(0.5), {"gating": jax.random.key(3)}, k * members * size * 3 // (4 * E)
 
     def decided(router, **partition):
         routing = router.apply(kernel, tokens, sigma=sigma, rngs=rngs, **partition)
