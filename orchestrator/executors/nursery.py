@@ -113,9 +113,10 @@ class Nursery:
         self._process.wait()
 
     def _send(self, message: dict[str, Any]) -> None:
-        if not self._open:
-            raise ConnectionError("the nursery has ended")
-        self._line.sendall(json.dumps(message).encode() + b"\n")
+        try:
+            self._line.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise ConnectionError("the nursery has ended") from error
 
     def _reply(self) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_S

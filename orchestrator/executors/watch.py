@@ -116,7 +116,7 @@ def write_claim(path: pathlib.Path) -> None:
 
 def read_claim(path: pathlib.Path) -> tuple[int, str] | None:
     """The pid and birth that a worker left; None where there is no claim, or one that cannot be read."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         row = json.loads(path.read_text(encoding="utf-8"))
         return int(row["pid"]), str(row["birth"])
     return None
