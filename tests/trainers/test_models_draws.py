@@ -10,7 +10,7 @@ from scipy import stats
 
 from trainers.models.draws import glorot, lecun, normal, square_glorot, uniform
 from trainers.models.dropout import dropout
-from trainers.models.rows import layer_norm, softmax
+from trainers.models.rows import layer_norm, softmax, weighted_sum
 
 SIDE = 256
 draw = jax.jit(jax.vmap(lambda key: uniform(key, (SIDE, SIDE))))
@@ -115,3 +115,18 @@ def test_written_out_gradients_equal_the_derived_ones():
 def test_a_constant_row_has_a_finite_gradient():
     gradients = jax.grad(lambda x: layer_norm(x, jnp.ones(4), jnp.zeros(4)).sum())(jnp.full((2, 4), 3.0))
     assert np.isfinite(gradients).all()
+
+
+@pytest.mark.parametrize("choices", [1, 2, 3])
+def test_a_weighted_sum_of_rows_has_the_derived_value_and_gradients(choices: int) -> None:
+    rows_key, weights_key, key = jax.random.split(jax.random.key(3), 3)
+    rows, weights = jax.random.normal(rows_key, (4, 5, choices, 6)), jax.random.uniform(weights_key, (4, 5, choices))
+    direction = jax.random.normal(key, (4, 5, 6))
+
+    def derived(rows: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.sum(weights[..., None] * rows, axis=-2)
+
+    np.testing.assert_allclose(weighted_sum(rows, weights), derived(rows, weights), rtol=1e-6, atol=1e-6)
+    ours, theirs = (jax.vjp(function, rows, weights)[1](direction) for function in (weighted_sum, derived))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

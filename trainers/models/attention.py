@@ -31,10 +31,11 @@ class Attention(nn.Module):
         model, dtype = self.model, jnp.dtype(self.model.dtype)
         width = model.hidden // model.heads
         packed = Linear(3 * model.hidden, dtype, square_glorot(3), name="query_key_value")(x)
-        query, key, value = jnp.moveaxis(packed.reshape(*x.shape[:2], 3, model.heads, width), 2, 0)
-        logits = jnp.einsum("nqhd,nkhd->nhqk", query * width**-0.5, key)
+        # Heads beside sequences, so that the products of small matrices run over memory in order.
+        query, key, value = packed.reshape(*x.shape[:2], 3, model.heads, width).transpose(2, 0, 3, 1, 4)
+        logits = jnp.einsum("nhqd,nhkd->nhqk", query * width**-0.5, key)
         weights = softmax(logits.astype(jnp.float32)).astype(dtype)
         if train and self.rate is not None:
             weights = dropout(weights, traced[self.rate], self.make_rng("dropout"))
-        mixed = jnp.einsum("nhqk,nkhd->nqhd", weights, value)
+        mixed = jnp.einsum("nhqk,nhkd->nhqd", weights, value).swapaxes(1, 2)
         return Linear(model.hidden, dtype, glorot, name="out")(mixed.reshape(x.shape))

