@@ -96,10 +96,7 @@ def stop_requested(connection: sa.Connection, study: str) -> bool:
 
 def event(connection: sa.Connection, study: str, kind: str, trial: str | None, payload: Mapping[str, Json]) -> int:
     """Number of the new event. Numbers that JSON cannot hold are kept as text."""
-    text = canonical(
-        {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in payload.items()}
-    )
-    row = {"study": study, "kind": kind, "trial": trial or "", "payload": text}
+    row = {"study": study, "kind": kind, "trial": trial or "", "payload": canonical({key: _plain(value) for key, value in payload.items()})}
     made = connection.execute(sa.insert(events).values(at=now(), **row)).inserted_primary_key
     assert made is not None
     return int(made[0])
@@ -112,10 +109,13 @@ def tell_decisions(connection: sa.Connection, study: str, rows: Sequence[Decisio
     query = sa.select(events.c.trial, events.c.payload).where(events.c.study == study, events.c.kind == DECISION).order_by(events.c.id)
     said = ((trial, to_json(text)) for trial, text in connection.execute(query))
     told = {(trial, row["arm"], row["index"], row["rung"]): row for trial, row in said}
+    new: list[dict[str, Any]] = []
     for row in rows:
         payload = {key: _plain(value) for key, value in dataclasses.asdict(row).items() if key != "trial"}
         if told.get((row.trial, row.arm, row.index, row.rung)) != payload:
-            event(connection, study, DECISION, row.trial, payload)
+            new.append({"study": study, "kind": DECISION, "trial": row.trial, "payload": canonical(payload)})
+    if new:
+        connection.execute(sa.insert(events).values(at=now()), new)
 
 
 def events_after(connection: sa.Connection, study: str, after_id: int) -> tuple[EventRow, ...]:
