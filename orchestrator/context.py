@@ -10,17 +10,18 @@ from collections.abc import Mapping
 
 from orchestrator.check import study_problems
 from orchestrator.contract import Trainer
+from orchestrator.designs import Sampled
 from orchestrator.diff import Difference, Place, difference
 from orchestrator.errors import StudyError
-from orchestrator.estimate import OVERHEAD_S, device_here, estimate, speeds, work_left
+from orchestrator.estimate import OVERHEAD_S, Rungs, device_here, estimate, speeds, work_left
 from orchestrator.ledger import Ledger
 from orchestrator.load import load_study
 from orchestrator.outcomes import planned as planned
 from orchestrator.plan import Plan, Planner
 from orchestrator.plan_table import PlanView
-from orchestrator.records import TrialState
+from orchestrator.records import Phase, TrialState
 from orchestrator.settings import applied, only_known
-from orchestrator.study import Study, roles
+from orchestrator.study import Study, Tune, roles
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ def plan_view(context: Context, ledger: Ledger | None, workers: int, *, device: 
     """
     plan, outcomes = planned(context.planner, ledger)
     changes = held_against(plan, context.study.name, ledger, {key: outcome.state for key, outcome in outcomes.items()})
-    work = work_left(plan, changes, context.trainer)
+    work = work_left(plan, changes, context.trainer, _rungs(context.study))
     cells = {trial.cell.signature: trial.cell for trial in plan.trials} | {row.signature: row.cell for row in work}
     probes = () if ledger is None else ledger.probes(cells)
     known, overhead_s = ("", None) if ledger is None else ledger.machine(socket.gethostname())
@@ -107,6 +108,13 @@ def held_against(plan: Plan, study: str, ledger: Ledger | None, states: Mapping[
     members = () if ledger is None else ledger.members(study)
     places = [Place(key=row.key, arm=row.arm, phase=row.phase, index=row.index, state=row.state) for row in members if not row.orphaned]
     return difference(plan, places, states)
+
+
+def _rungs(study: Study) -> dict[Phase, Rungs]:
+    """Where trials are compared; of several sampled designs, the first one that says."""
+    rules = {Phase.REPLICATE: next((row.stopping for row in study.arms if isinstance(row, Sampled) and row.stopping is not None), None)}
+    rules[Phase.TUNE] = study.protocol.stopping if isinstance(study.protocol, Tune) else None
+    return {phase: Rungs(first=rule.first, factor=rule.factor) for phase, rule in rules.items() if rule is not None}
 
 
 def _profiled(study: Study, wanted: str) -> tuple[Study, str]:

@@ -16,11 +16,36 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.contract import Probe, Trainer, fastest
 from orchestrator.diff import Change, Difference
-from orchestrator.plan import Plan, PlannedCell
+from orchestrator.plan import Plan, PlannedCell, PlannedTrial
 from orchestrator.records import Phase
 
 OVERHEAD_S = 2.0  # of a run beside its programs, where no run told: workers start, import, and end
 FLOPS = "cost/train_gflops"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rungs:
+    """Where a rule compares trials: at step `first`, and every `factor` times further; there one of `factor` goes on."""
+
+    first: int
+    factor: int
+
+    def steps_left(self, trial: PlannedTrial) -> float:
+        """Optimizer steps that a watched trial is still expected to take, on average over its cohort."""
+        steps, until = trial.cell.steps, trial.until
+        if trial.dropped:
+            return 0.0
+        if until is None:  # it passed every rung
+            rung = self.first
+            while rung * self.factor < steps:
+                rung *= self.factor
+            return float(steps - rung) if rung < steps else float(steps)
+        left, share, rung = float(until - (until // self.factor if until > self.first else 0)), 1.0, until
+        while rung < steps:
+            share /= self.factor
+            further = min(rung * self.factor, steps)
+            left, rung = left + share * (further - rung), further
+        return left
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +57,7 @@ class Batch:
         phase: Replicates wait until the tuning of their arms is done.
         arms: That the trials are of.
         trials: How many, those that wait for a selection included.
-        steps: Optimizer steps of them all.
+        steps: Optimizer steps of them all; of those that a rule may stop, as many as are to be expected.
     """
 
     signature: str
@@ -112,25 +137,33 @@ class Estimate:
         return self.inferred > 0
 
 
-def work_left(plan: Plan, difference: Difference, trainer: Trainer) -> tuple[Work, ...]:
-    """What is to be done, by program, in the order of the plan."""
+def work_left(plan: Plan, difference: Difference, trainer: Trainer, rungs: Mapping[Phase, Rungs]) -> tuple[Work, ...]:
+    """What is to be done, by program, in the order of the plan.
+
+    Args:
+        plan: The trials.
+        difference: Against the ledger.
+        trainer: Of the study.
+        rungs: Where trials of a phase are compared, if a rule does that.
+    """
     cells: dict[str, PlannedCell] = {}
-    parts: dict[tuple[str, Phase], list[tuple[str, int, int]]] = {}
+    parts: dict[tuple[str, Phase], list[tuple[str, int, float]]] = {}
     counted: set[str] = set()
 
-    def count(cell: PlannedCell, phase: Phase, arm: str, n: int) -> None:
+    def count(cell: PlannedCell, phase: Phase, arm: str, n: int, steps: float) -> None:
         if n:
             cells.setdefault(cell.signature, cell)
-            parts.setdefault((cell.signature, phase), []).append((arm, n, n * cell.steps))
+            parts.setdefault((cell.signature, phase), []).append((arm, n, n * steps))
 
     for trial, change in difference.changes:
         if change not in (Change.CACHED, Change.FAILED) and trial.key not in counted:
             counted.add(trial.key)
-            count(trial.cell, trial.phase, trial.arm, 1)
+            steps = rungs[trial.phase].steps_left(trial) if trial.watched and trial.phase in rungs else trial.cell.steps
+            count(trial.cell, trial.phase, trial.arm, 1, steps)
     for arm in plan.arms:
         tuned = sum(trial.phase is Phase.TUNE for trial in arm.trials)
-        count(arm.cell, Phase.TUNE, arm.arm.name, arm.tune_trials - tuned)
-        count(arm.cell, Phase.REPLICATE, arm.arm.name, arm.replicates - (len(arm.trials) - tuned))
+        count(arm.cell, Phase.TUNE, arm.arm.name, arm.tune_trials - tuned, arm.cell.steps)
+        count(arm.cell, Phase.REPLICATE, arm.arm.name, arm.replicates - (len(arm.trials) - tuned), arm.cell.steps)
     rows: list[Work] = []
     for signature, cell in cells.items():
         batches = [_batch(signature, phase, parts[signature, phase]) for phase in Phase if (signature, phase) in parts]
@@ -248,9 +281,9 @@ def _split(trials: int, parts: int) -> list[int]:
     return [trials // parts + (number < trials % parts) for number in range(parts)]
 
 
-def _batch(signature: str, phase: Phase, parts: Sequence[tuple[str, int, int]]) -> Batch:
-    arms = frozenset(arm for arm, _, _ in parts)
-    return Batch(signature=signature, phase=phase, arms=arms, trials=sum(n for _, n, _ in parts), steps=sum(steps for *_, steps in parts))
+def _batch(signature: str, phase: Phase, parts: Sequence[tuple[str, int, float]]) -> Batch:
+    arms, steps = frozenset(arm for arm, _, _ in parts), round(math.fsum(steps for *_, steps in parts))
+    return Batch(signature=signature, phase=phase, arms=arms, trials=sum(n for _, n, _ in parts), steps=steps)
 
 
 def _inferred(unknown: Sequence[PlannedCell], known: Sequence[tuple[PlannedCell, Speed]]) -> dict[str, Speed]:

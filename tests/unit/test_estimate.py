@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -16,10 +17,11 @@ from orchestrator.config import flatten
 from orchestrator.contract import Probe
 from orchestrator.diff import difference
 from orchestrator.errors import Problem
-from orchestrator.estimate import Batch, Estimate, Speed, Work, device_here, estimate, speeds, work_left
+from orchestrator.estimate import Batch, Estimate, Rungs, Speed, Work, device_here, estimate, speeds, work_left
 from orchestrator.plan import Outcome, PlannedCell, Planner
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
 from orchestrator.records import Phase, TrialState
+from orchestrator.stopping.halving import SuccessiveHalving
 from orchestrator.study import roles
 from trainers.curves import Curves, CurvesConfig
 
@@ -38,7 +40,7 @@ def view_of(
 ) -> PlanView:
     plan = Planner(study, Curves(), flatten(study.base)).plan(outcomes or {})
     found = difference(plan, [], {key: outcome.state for key, outcome in (outcomes or {}).items()})
-    work = work_left(plan, found, Curves())
+    work = work_left(plan, found, Curves(), {})
     measured = [probe(row.signature, compile_s=3.0, lane_step_s=0.1) for row in work[: len(probes)]]
     speed = speeds([row.cell for row in work], measured, "cpu")
     return PlanView(
@@ -183,6 +185,26 @@ def test_a_program_that_was_not_measured_is_inferred_from_its_gflops() -> None:
     assert speeds(cells, measured[:1], "cpu")["b"].lane_step_s == pytest.approx(0.6)
     assert speeds([cell("a"), cell("b")], measured[:1], "cpu")["b"].lane_step_s == 0.2
     assert speeds(cells, measured, "another device") == {}
+
+
+def test_trials_that_a_rule_may_stop_count_with_the_steps_to_be_expected_of_them() -> None:
+    """Nine trials to 100 steps, three of them on to 300, one of these to 900."""
+    tune = Tune(trials=9, select="val/nll", then=Replicates(1), stopping=SuccessiveHalving(first=100))
+    study = Study(
+        name="s",
+        trainer="trainers.curves:Curves",
+        base=CurvesConfig(steps=900),
+        arms=[Arm("a", baseline=True)],
+        nuisance={"learning_rate": LogUniform(1e-3, 1)},
+        protocol=tune,
+    )
+    plan = Planner(study, Curves(), flatten(study.base)).plan({})
+    (row,) = work_left(plan, difference(plan, [], {}), Curves(), {Phase.TUNE: Rungs(first=100, factor=3)})
+    assert [batch.steps for batch in row.batches] == [9 * 100 + 3 * 200 + 1 * 600, 900]
+    rungs, trial = Rungs(first=100, factor=3), next(plan.trials)
+    left = [rungs.steps_left(dataclasses.replace(trial, until=until)) for until in (100, 300, None)]
+    assert left == pytest.approx([100 + 200 / 3 + 600 / 9, 200 + 600 / 3, 600])
+    assert rungs.steps_left(dataclasses.replace(trial, dropped="place 3 of 3")) == 0
 
 
 def test_the_fastest_way_on_this_machine_counts() -> None:
