@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from orchestrator.analysis.best import best_arms
 from orchestrator.analysis.effects import ArmEffect
 from orchestrator.analysis.metrics import direction_of
+from orchestrator.analysis.stopping import stopped_arms
 from orchestrator.analysis.summary import ArmSummary, summarise
 from orchestrator.records import StudyRecord
 from orchestrator.report.number import UNKNOWN, decimals_for, decimals_in, decimals_of, error_text, fixed, needed_text, p_text
@@ -73,8 +74,9 @@ class EffectRow:
 
 
 def arm_table(record: StudyRecord, metrics: Sequence[str]) -> Table:
-    """The table of all arms in some metrics."""
-    rows = summarise(record)
+    """The table of all arms in some metrics, without those that a rule stopped: they have no result, and are listed apart."""
+    gone = stopped_arms(record)
+    rows = [row for row in summarise(record) if row.baseline or row.n or row.name not in gone]
     decimals = {metric: decimals_for(row.means[metric] for row in rows if metric in row.means) for metric in metrics}
     best = {metric: frozenset(best_arms(record, metric)) for metric in metrics}
 

@@ -186,3 +186,8 @@ def test_drawn_arms_stop_with_all_their_replicates_and_named_ones_never(launches
     assert all(trial == "" for trial, _, _ in found)
     assert summary(launches)["missing"] == []
     assert len(summary(launches)["stopping"]["stopped"]) == 7
+    text = (launches.out / "families" / "report" / "report.md").read_text()
+    assert text.partition("## Effects")[0].count("\n| \\#") == 1, (
+        "the table has the arm that is left; those that were stopped are listed apart"
+    )
+    assert "7 arms of 9 stopped before the end" in text

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from orchestrator import Arm, LogUniform, Replicates, Study, Tune
+from orchestrator import Arm, LogUniform, Replicates, Study, SuccessiveHalving, Tune
 from orchestrator.config import flatten
 from orchestrator.driver import MAX_DEATHS, Driver, Ending
 from orchestrator.ledger import Entry, Ledger
@@ -101,6 +101,71 @@ def test_what_finishes_while_the_plan_is_made_anew_is_not_overlooked(
     monkeypatch.setattr(driver, "_replan", slow_replan)
     assert driver.run(lambda: crew, on_start=lambda: None) is Ending.DONE
     assert complete(ledger) == TOTAL
+
+
+HALVED = STUDY.following(Tune(trials=4, select="val/nll", then=Replicates(2), stopping=SuccessiveHalving(first=20, factor=2)))
+
+
+class HaltingCrew(Crew):
+    """Workers that report a rung each time, park what has to pause, and may look away before parking."""
+
+    def finish_one(self) -> None:
+        if self.worker is None:
+            self.worker = self.ledger.register_worker("s", identity="s/worker-0-a1", host="here", pid=1, started="1")
+        for trial in self.ledger.lease("s", self.worker, 1, lease_s=60):
+            step = 100 if trial.until is None else trial.until
+            metrics = {"val/nll": trial.config["learning_rate"], "test/nll": 1.0}
+            outcome = TrialState.COMPLETE if trial.until is None else None
+            entry = Entry(key=trial.key, fence=trial.fence, step=step, metrics=metrics, outcome=outcome)  # type: ignore[arg-type]
+            assert self.ledger.record(self.worker, [entry])[trial.key]
+            if outcome is None:
+                self.ledger.park(self.worker, [trial.key])
+
+
+@pytest.fixture
+def halving(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    monkeypatch.setattr("orchestrator.driver.TICK_S", 0.0)
+    planner = Planner(HALVED, TRAINER, flatten(CurvesConfig()))
+    view = View(Console(file=io.StringIO()), "s")
+    return Driver(planner, ledger, view, lambda plan: spec_of(HALVED, TRAINER, planner.base, "", plan, {}))
+
+
+def test_a_study_with_paused_trials_is_not_over(halving: Driver, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, replan = [0], halving._replan
+
+    def counted() -> None:
+        plans[0] += 1
+        replan()
+
+    monkeypatch.setattr(halving, "_replan", counted)
+    assert halving.run(lambda: HaltingCrew(ledger), on_start=lambda: None) is Ending.DONE
+    assert {(row.arm, row.phase.value, row.done, row.paused) for row in ledger.progress("s")} == {
+        (arm, phase, done, 0) for arm in "ab" for phase, done in (("tune", 4), ("replicate", 2))
+    }
+    told = [(event.payload["rung"], event.payload["decision"]) for event in ledger.events("s") if event.kind == "decision"]
+    assert sorted(told) == sorted([(20, "go on"), (20, "stop")] * 4 + [(40, "go on"), (40, "stop")] * 2)
+    assert plans[0] <= 12  # once to begin, twice for the rungs of each arm, once or twice for its end: not at every report
+
+
+def test_a_rung_is_decided_while_a_worker_still_writes_its_checkpoints(
+    halving: Driver, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = HaltingCrew(ledger)
+    monkeypatch.setattr(ledger, "park", lambda *_: None)
+    lanes: list[str] = []
+
+    def parks_late(waiting: int) -> None:
+        if waiting:
+            crew.finish_one()
+        elif any(event.kind == "decision" for event in ledger.events("s")):
+            assert crew.worker is not None
+            lanes.append("parked")
+            Ledger.park(ledger, crew.worker, [row.key for row in ledger.trial_records("s")])
+
+    monkeypatch.setattr(crew, "staff", parks_late)
+    assert halving.run(lambda: crew, on_start=lambda: None) is Ending.DONE
+    assert lanes
+    assert not any(row.paused for row in ledger.progress("s"))
 
 
 def test_a_finished_study_starts_nobody(driver: Driver, ledger: Ledger) -> None:
