@@ -31,6 +31,12 @@ class Trained(tune.Trainable):
         job, trial = self._asked["job"], self._asked["trial"]
         return {**train(Job(**job), Trial(**trial)), "index": trial["index"], "done": True}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Ray saves every trial at its end; one that cannot be saved counts as failed, and its actor is not used again."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing was saved."""
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._asked = new_config
         return True
@@ -52,9 +58,15 @@ def do(job: Job) -> Results:
                 tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=job.at_once),
                 run_config=tune.RunConfig(storage_path=str(job.folder / "ray"), verbose=0),
             )
-            found = [result.metrics for result in tuner.fit()]
+            fitted = tuner.fit()
         finally:
             ray.shutdown()
+    if fitted.num_errors:
+        raise RuntimeError(f"{fitted.num_errors} trials failed, the first with {fitted.errors[0]}")
+    found = [result.metrics for result in fitted]
+    actors = {metrics["pid"] for metrics in found}
+    if len(actors) > job.at_once:
+        raise RuntimeError(f"{len(actors)} actors were started for {job.at_once} places: they were not used again")
     return {metrics["index"]: {name: value for name, value in metrics.items() if name.startswith(OURS)} for metrics in found}
 
 
