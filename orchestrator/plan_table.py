@@ -174,9 +174,10 @@ def _program_table(view: PlanView) -> Table:
     for name in ("program", "arms", "trials", "steps", "strategy", "width", "lane-step", "compiling", "memory", "one worker"):
         left = name in ("program", "arms", "strategy")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "arms", max_width=48 if name == "arms" else None)
+    order = {arm.arm.name: number for number, arm in enumerate(view.plan.arms)}
     for row in view.work[:MAX_ROWS]:
         speed = view.speeds.get(row.signature)
-        arms = list(dict.fromkeys(arm.arm.name for arm in view.plan.arms if any(arm.arm.name in batch.arms for batch in row.batches)))
+        arms = sorted({arm for batch in row.batches for arm in batch.arms}, key=order.__getitem__)
         names = ", ".join(arms) if len(arms) <= MAX_NAMES else f"{', '.join(arms[: MAX_NAMES - 1])}, … {len(arms) - MAX_NAMES + 1} more"
         table.add_row(row.signature[:SHORT], Text(names), str(row.trials), f"{row.steps:,}", *_speed_cells(row, speed))
     return table
