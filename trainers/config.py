@@ -21,6 +21,10 @@ class DataConfig:
     channels: int = static(1, "colour channels of an image", low=1, high=4)
     train_examples: int = static(0, "training images used, the first of the split; 0 uses all", low=0)
 
+    def at_most(self, split: str) -> int:
+        """Images used of `train`, `val`, … at most; 0 uses all."""
+        return self.train_examples if split == "train" else 0
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:

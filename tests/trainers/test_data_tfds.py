@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from orchestrator.contract import DataError
 from trainers.config import DataConfig
 from trainers.data import data_problem, load, prepare, readable
 from trainers.data.catalog import KNOWN, lookup
+from trainers.data.reading import Reader
 from trainers.data.resize import resize
 
 TINY = DataConfig(dataset="tiny_shapes", classes=3, channels=3, image_size=6)
@@ -94,7 +97,7 @@ def test_a_prepared_dataset_has_no_problem_and_is_left_as_it_is() -> None:
         ({"channels": 1}, "data.channels does not fit dataset 'tiny_shapes'", "3"),
         ({"dataset": "tiny_shape"}, "dataset 'tiny_shape' is not prepared", "array_record"),
         ({"dataset": "tiny_shapes:9.9.9"}, "dataset 'tiny_shapes:9.9.9' is not prepared", "array_record"),
-        ({"image_size": 30_000}, "dataset 'tiny_shapes' does not fit in memory at 30000 px", "at most 16 GiB"),
+        ({"image_size": 3_000_000}, "dataset 'tiny_shapes' at 3000000 px fits neither in memory nor on the disk", "at most 16 GiB"),
     ],
 )
 def test_a_config_that_does_not_fit_a_prepared_dataset_is_refused_at_plan_time(change: dict[str, Any], what: str, expected: str) -> None:
@@ -115,9 +118,37 @@ def test_a_misspelt_dataset_names_the_prepared_one() -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_fewer_training_images_fit_where_all_do_not() -> None:
-    assert data_problem(DataConfig(dataset="tiny_shapes", classes=3, channels=3, image_size=15_000)) is not None
-    assert data_problem(DataConfig(dataset="tiny_shapes", classes=3, channels=3, image_size=15_000, train_examples=5)) is None
+def test_what_does_not_fit_in_memory_needs_room_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(dataset="tiny_shapes", classes=3, channels=3, image_size=15_000)
+    monkeypatch.setattr(readable.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10 * 2**30))
+    problem = data_problem(config)
+    assert problem is not None
+    assert "27 images, 17 GiB to write, 10 GiB free" in problem.found
+    assert data_problem(dataclasses.replace(config, train_examples=5)) is None, "fewer images fit in memory"
+    monkeypatch.setattr(readable.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=20 * 2**30))
+    assert data_problem(config) is None
+
+
+def test_images_mapped_from_a_file_are_those_read_into_memory(tiny: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(TINY, train_examples=11)
+    expected = load(config)
+    monkeypatch.setattr(readable, "LIMIT_BYTES", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", _raise_full)  # the images are written, and then the disk is full
+        with pytest.raises(DataError, match=f"cannot be kept in {tiny / 'mapped'}"):
+            load(config)
+    for _ in range(2):
+        found = load(config)
+        assert all(isinstance(split.images, np.memmap) for split in found.values())
+        assert found.keys() == expected.keys()
+        for name, split in found.items():
+            np.testing.assert_array_equal(split.images, expected[name].images)
+            np.testing.assert_array_equal(split.labels, expected[name].labels)
+        monkeypatch.setattr(Reader, "read_into", _raise_full)  # the second time they are only mapped
+
+
+def _raise_full(*arguments: Any) -> None:
+    raise OSError("no space left on device")
 
 
 def test_a_format_that_needs_tensorflow_is_refused_with_the_command_that_converts(root: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ Importing this package imports neither TFDS nor JAX, so that a study of a thousa
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -12,17 +13,18 @@ import numpy.typing as npt
 
 from orchestrator.contract import DataError, Problem
 from trainers.config import DataConfig
-from trainers.data import prepared, readable
+from trainers.data import mapped, prepared, readable
 from trainers.data.catalog import lookup
 
 __all__ = ["Split", "data_problem", "load", "prepare"]
 
 
 class Split(NamedTuple):
-    """Examples held in memory, in the order of the dataset.
+    """Examples in the order of the dataset.
 
     Attributes:
-        images: [image, row, column, channel], 0 to 255; `trainers.augment.to_model_range` maps them to -1..1.
+        images: [image, row, column, channel], 0 to 255, in memory or mapped from a file (`numpy.memmap`);
+            `trainers.augment.to_model_range` maps them to -1..1.
         labels: Class of each image, [image], from 0.
     """
 
@@ -33,10 +35,11 @@ class Split(NamedTuple):
 def load(config: DataConfig) -> dict[str, Split]:
     """The splits `train`, `val`, `test` and, where the dataset has one, `corrupted`, resized to `config.image_size`.
 
-    `train` is cut to its first `config.train_examples`. All splits together may take `readable.LIMIT_BYTES`.
+    `train` is cut to its first `config.train_examples`. Where all splits together take more than `readable.LIMIT_BYTES`, they
+    are decoded into files on the first call, and mapped from these.
 
     Raises:
-        DataError: The dataset is not prepared, does not fit the config, does not fit in memory or cannot be read.
+        DataError: The dataset is not prepared, does not fit the config, finds no room or cannot be read.
     """
     prepare(config)
     _raise(data_problem(config))
@@ -45,8 +48,16 @@ def load(config: DataConfig) -> dict[str, Split]:
     from trainers.data.reading import Reader
 
     reader = Reader(found, image_size=config.image_size, channels=config.channels, classes=config.classes)
-    cut = {"train": config.train_examples}
-    return {name: Split(*reader.read(split, at_most=cut.get(name, 0))) for name, split in dataset.splits().items()}
+    in_memory, splits = readable.fits_in_memory(config, dataset, found), dict[str, Split]()
+    for name, tfds_split in dataset.splits().items():
+        at_most = config.at_most(name)
+        if in_memory:
+            splits[name] = Split(*reader.read(tfds_split, at_most=at_most))
+        else:
+            examples = functools.partial(reader.examples, tfds_split, at_most=at_most)
+            fill = functools.partial(reader.read_into, tfds_split)
+            splits[name] = Split(*mapped.split(found, config, tfds_split, at_most=at_most, examples=examples, fill=fill))
+    return splits
 
 
 def data_problem(config: DataConfig) -> Problem | None:

@@ -13,7 +13,6 @@ The 13 writers of the source are not told apart in it, so every split holds imag
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.resources
 import io
 import pathlib
@@ -28,6 +27,7 @@ from etils import epath
 
 from orchestrator.contract import DataError
 from trainers.data import prepared, readable
+from trainers.data.alone import alone
 from trainers.data.corruptions import KINDS, corrupt
 
 TRAIN_PER_CLASS = 60
@@ -82,7 +82,7 @@ def prepare(root: pathlib.Path) -> None:
     folder = root / "digits"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / ".lock"):
+        with alone(folder / ".lock"):
             if readable.digits_are_complete():
                 return
             _clear(folder)
@@ -137,14 +137,6 @@ def _balanced_kinds(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     for digit in range(10):
         turn[labels == digit] = np.arange(np.sum(labels == digit)) % len(KINDS)
     return turn
-
-
-@contextlib.contextmanager
-def _alone(lock: pathlib.Path) -> Iterator[None]:
-    """One process at a time; the system lets go of the lock when its holder dies."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _clear(folder: pathlib.Path) -> None:

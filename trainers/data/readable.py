@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import shutil
 
 from orchestrator.contract import Problem
 from trainers.config import DataConfig
-from trainers.data import prepared
+from trainers.data import mapped, prepared
 from trainers.data.catalog import KNOWN, Dataset, base_name, lookup
 from trainers.data.prepared import Prepared
 
-LIMIT_BYTES = 16 * 2**30  # of all splits as uint8 arrays; they stay in memory, and ImageNet at 384 px would take 577 GiB
+LIMIT_BYTES = 16 * 2**30  # of all splits as uint8 arrays in memory; beyond it they are mapped from files: ImageNet at 384 px is 577 GiB
 # Modules with which TFDS prepares images, and the packages they come in. TFDS 4.9 does not declare importlib_resources.
 PREPARING = (("tensorflow", "tensorflow"), ("importlib_resources", "importlib_resources"), ("PIL", "pillow"))
 DIGITS_MODULE = "trainers.data.digits"
@@ -34,7 +35,7 @@ def problem(config: DataConfig) -> Problem | None:
         _unreadable(dataset, found)
         or _mismatch(config, found.classes, found.channels)
         or _missing_splits(dataset, found)
-        or _too_large(config, dataset, found)
+        or _no_room(config, dataset, found)
     )
 
 
@@ -148,16 +149,28 @@ def _missing_splits(dataset: Dataset, found: Prepared) -> Problem | None:
     )
 
 
-def _too_large(config: DataConfig, dataset: Dataset, found: Prepared) -> Problem | None:
+def fits_in_memory(config: DataConfig, dataset: Dataset, found: Prepared) -> bool:
+    """All splits together are held in memory; else they are mapped from files."""
+    return sum(_examples(config, dataset, found).values()) * config.image_size**2 * config.channels <= LIMIT_BYTES
+
+
+def _examples(config: DataConfig, dataset: Dataset, found: Prepared) -> dict[str, int]:
+    """Examples wanted of each of our splits."""
     rows = {name: found.examples(split) for name, split in dataset.splits().items()}
-    if config.train_examples:
-        rows["train"] = min(rows["train"], config.train_examples)
-    n_bytes = sum(rows.values()) * config.image_size**2 * config.channels
-    if n_bytes <= LIMIT_BYTES:
+    return {name: min(n, config.at_most(name) or n) for name, n in rows.items()}
+
+
+def _no_room(config: DataConfig, dataset: Dataset, found: Prepared) -> Problem | None:
+    if fits_in_memory(config, dataset, found):
+        return None
+    splits, rows, root = dataset.splits(), _examples(config, dataset, found), prepared.tfds_root()
+    to_write = [n for name, n in rows.items() if not mapped.is_written(found, config, splits[name], at_most=config.at_most(name))]
+    n_bytes, free = sum(to_write) * config.image_size**2 * config.channels, shutil.disk_usage(root).free
+    if n_bytes <= free:
         return None
     return Problem(
-        f"dataset {dataset.name!r} does not fit in memory at {config.image_size} px",
-        found=f"{sum(rows.values()):,} images, {n_bytes / 2**30:,.0f} GiB",
-        expected=f"at most {LIMIT_BYTES / 2**30:.0f} GiB: images are held in memory, not streamed",
-        fix="lower data.image_size or set data.train_examples",
+        f"dataset {dataset.name!r} at {config.image_size} px fits neither in memory nor on the disk",
+        found=f"{sum(rows.values()):,} images, {n_bytes / 2**30:,.0f} GiB to write, {free / 2**30:,.0f} GiB free in {root}",
+        expected=f"at most {LIMIT_BYTES / 2**30:.0f} GiB, which are held in memory, or room for decoded images on the disk",
+        fix="lower data.image_size, set data.train_examples, or set TFDS_DATA_DIR to a larger disk",
     )

@@ -38,9 +38,22 @@ class Reader:
         Raises:
             DataError: A label is not a class, or a file cannot be read.
         """
-        source = self._source(split)
-        n = min(len(source), at_most or len(source))
-        images, labels = np.empty((n, *self._shape), np.uint8), np.empty(n, np.int32)
+        images = np.empty((self.examples(split, at_most=at_most), *self._shape), np.uint8)
+        return images, self.read_into(split, images)
+
+    def examples(self, split: str, *, at_most: int = 0) -> int:
+        """Number of examples of a TFDS split, `at_most` if that is not 0."""
+        n = len(self._source(split))
+        return min(n, at_most or n)
+
+    def read_into(self, split: str, images: Images) -> Labels:
+        """Fills `images` [image, row, column, channel] with the first of a TFDS split, and gives their labels [image].
+
+        Raises:
+            DataError: A label is not a class, or a file cannot be read.
+        """
+        source, n = self._source(split), len(images)
+        labels = np.empty(n, np.int32)
         for start in range(0, n, CHUNK):
             stop = min(start + CHUNK, n)
             images[start:stop], labels[start:stop] = self._chunk(source, range(start, stop))
@@ -51,7 +64,7 @@ class Reader:
                 expected=f"0 to {self._classes - 1}, as data.classes is {self._classes}",
                 fix="correct data.classes",
             )
-        return images, labels
+        return labels
 
     def _source(self, split: str) -> Any:
         builder: Any = self._builder  # TFDS types its features and decoders too narrowly
