@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     grammar = parser()
-    options = grammar.parse_args(arguments)
+    options = grammar.parse_intermixed_args(arguments)  # `STUDY --out DIR plan` too
     if options.probe and options.command != "plan":
         grammar.error("--probe goes with plan: a run measures as it trains")
     options.again = shlex.join(["python", "launch.py", *(sys.argv[1:] if arguments is None else arguments)])

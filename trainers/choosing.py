@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from orchestrator.contract import FlatConfig, Host, Probe, build
+from orchestrator.contract import FlatConfig, Host, Probe, build, fastest
 from trainers import backend
 from trainers.config import VisionConfig
 from trainers.pack import Pack, make_pack
-from trainers.packing import Packing, candidates, default, fastest, free_memory, worth_trying
+from trainers.packing import Packing, candidates, default, free_memory, worth_trying
 from trainers.programs import signature
 
 PROBE_S = 0.5  # of steps that a way is timed by

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -105,12 +104,6 @@ def candidates(width: int, n_lanes: int) -> tuple[Packing, ...]:
     widths = [one for one in WIDTHS if one < 2 * n_lanes] or [WIDTHS[0]]
     batched = Packing(Strategy.BATCHED, widths[-1])
     return (*(Packing(Strategy.VMAP, one) for one in widths), batched, Packing(Strategy.MAP, width), Packing(Strategy.SOLO, width))
-
-
-def fastest(probes: Collection[Probe], *, memory_bytes: float = math.inf) -> Probe | None:
-    """The probe with the least time a lane-step among those whose pack fits; the first of equals. None where none fits."""
-    fitting = [probe for probe in probes if probe.memory_bytes <= memory_bytes]
-    return min(fitting, key=lambda probe: probe.lane_step_s, default=None)
 
 
 def worth_trying(ways: Sequence[Packing], measured: Collection[Probe]) -> Iterator[Packing]:

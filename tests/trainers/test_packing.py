@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.contract import Probe
+from orchestrator.contract import Probe, fastest
 from trainers import packing
-from trainers.packing import Packing, Strategy, candidates, fastest, worth_trying
+from trainers.packing import Packing, Strategy, candidates, worth_trying
 
 VMAP = Strategy.VMAP
 
