@@ -1,6 +1,6 @@
 """What training imports sooner or later, imported at once, in the process that workers are forked from.
 
-No device may be touched here, and no thread started: tests/trainers/test_preload.py sees to both.
+No device may be touched here, and no thread started: tests/unit/test_nursery.py sees to both.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ TRAINING = ("trainers.loop", "trainers.data.reading")
 LATER = (
     "array_record.python.array_record_data_source",
     "flatbuffers",
+    "jax.experimental.multihost_utils",
     "jax.export",
     "jax._src.export.serialization",
+    "jaxlib.mlir.dialects.mhlo",
     "scipy.linalg",
+    "tensorflow_datasets.core.data_sources.array_record",
     "tensorflow_datasets.public_api",
+    "tree",
 )
 
 

@@ -286,34 +286,64 @@ def test_a_cache_that_is_not_there_is_none() -> None:
 TRAIN = """
 import hashlib, json, pathlib, sys
 import jax, numpy as np
-from tests.trainers.scripted import TINY_VISION, flat_of
-from trainers import aot, backend
-from trainers.vision import Vision
+import orchestrator.worker
+from tests.trainers.scripted import TINY_VISION, ScriptedHost, lane
+from trainers import backend
+from trainers.vision import WIDTH, Vision
 backend.prepare()
 if sys.argv[1] == "warm":
-    jax.export.export = None  # would raise, were it called
+    def refused(*_): raise RuntimeError("it is traced again")
+    jax.export.export = refused
 from trainers.pack import make_pack
-from trainers.packing import Packing, Strategy
-flat = flat_of(Vision(), TINY_VISION)
-pack = make_pack(flat, "tiny", Packing(Strategy.MAP, 2))
-pack.enter(1, flat, 3, None)
+from trainers.packing import default
+from trainers.programs import signature
+trainer, folder = Vision(), pathlib.Path(sys.argv[2])
+one = lane(trainer, folder, TINY_VISION, seed=3)
+pack = make_pack(one.config, signature(one.config, f"{trainer.name} {trainer.version}"), default(WIDTH))
+pack.enter(1, one.config, one.seed, None)
 pack.advance({1: 4})
 leaves = jax.tree.leaves(pack.states([1]))
-print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest(), pack.measure("val", [1])[1])
+host = ScriptedHost([one])
+trainer.train(host)
+print(json.dumps({
+    "state": hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest(),
+    "metrics": host.finals()[one.key],
+    "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+}))
 """
 
+# Those that write reports, ask for samples or launch, and those that would take a worker seconds to import.
+NOT_A_WORKERS = {"tensorflow", "sklearn", "pandas", "optuna", "wandb", "xmanager", "altair", "torch", "matplotlib", "alembic"}
 
-def test_a_worker_that_traces_and_one_that_reads_compute_the_same(tmp_path: pathlib.Path) -> None:
-    def result(*arguments: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "shared")}
-        done = subprocess.run([sys.executable, "-c", TRAIN, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process that traces says, and then one that reads; and XLA's and our entries after each of them."""
+    shared = tmp_path_factory.mktemp("shared")
+    said: dict[str, Any] = {}
+    for kind in ("cold", "warm"):
+        done = subprocess.run(
+            [sys.executable, "-c", TRAIN, kind, str(shared / kind)],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(shared)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        said[kind] = json.loads(done.stdout)
+        said[f"{kind} entries"] = {path.name for path in shared.rglob("*") if path.name.endswith((".export", "-cache"))}
+    return said
 
-    def entries() -> set[str]:
-        return {path.name for path in (tmp_path / "shared").rglob("*") if path.suffix == ".export" or path.name.endswith("-cache")}
 
-    cold = result("cold")
-    written = entries()
-    assert result("warm") == cold
-    assert entries() == written, "the program that was read is another one to XLA than the one that was traced"
+def test_a_worker_that_traces_and_one_that_reads_compute_the_same(workers: dict[str, Any]) -> None:
+    assert workers["warm"]["state"] == workers["cold"]["state"]
+    assert workers["warm"]["metrics"] == workers["cold"]["metrics"]
+
+
+def test_what_was_read_is_to_xla_the_program_that_was_traced(workers: dict[str, Any]) -> None:
+    assert workers["warm entries"] - workers["cold entries"] == set()
+
+
+def test_training_imports_neither_tensorflow_nor_anything_else_that_it_does_without(workers: dict[str, Any]) -> None:
+    assert {"jax", "tensorflow_datasets", "sqlalchemy"} <= set(workers["warm"]["modules"])
+    assert not NOT_A_WORKERS & (set(workers["cold"]["modules"]) | set(workers["warm"]["modules"]))
