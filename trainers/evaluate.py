@@ -24,22 +24,42 @@ OF_MEMBERS = ("diversity", "member_nll")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EvalSplit:
-    """A split on the device, in equal batches.
+    """A split in equal batches, on the device.
 
     Attributes:
         batches: Stored images, each [image, row, column, channel], wrapped around at the end.
         labels: Classes, [image], not wrapped.
     """
 
-    batches: tuple[jax.Array, ...]
+    batches: Sequence[jax.Array]
     labels: jax.Array
 
     @classmethod
-    def cut(cls, split: Split, batch: int) -> EvalSplit:
-        """The split in batches of `batch` images."""
+    def cut(cls, split: Split, batch: int, *, is_fed: bool = False) -> EvalSplit:
+        """The split in batches of `batch` images; with `is_fed` each is put on the device whenever it is asked for."""
         n_images = len(split.labels)
         rows = np.arange(-(-n_images // batch) * batch).reshape(-1, batch) % n_images
-        return cls(tuple(jnp.asarray(split.images[part]) for part in rows), jnp.asarray(split.labels))
+        batches = FedBatches(split.images, rows)
+        return cls(batches if is_fed else tuple(batches), jax.device_put(split.labels))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FedBatches(Sequence[jax.Array]):
+    """Batches of images that stay on the host.
+
+    Attributes:
+        images: [image, row, column, channel].
+        rows: Which of them are in each batch, [batch, image].
+    """
+
+    images: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return jax.device_put(np.asarray(self.images[self.rows[index]]))
 
 
 def batch_size(configured: int, n_val: int) -> int:

@@ -7,7 +7,7 @@ where chunks begin (tests/trainers/test_loop.py, on hashes of parameters).
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +16,10 @@ import numpy as np
 
 from orchestrator.contract import FlatConfig, build
 from trainers.config import VisionConfig
+from trainers.feed import Ahead, Feed
 from trainers.packing import Packing, Strategy
-from trainers.programs import Programs, programs_of, resident, stacked_shapes
-from trainers.step import LaneState, root_key, traced_numbers
+from trainers.programs import Programs, data_of, programs_of, stacked_shapes
+from trainers.step import LaneState, TrainData, root_key, traced_numbers
 
 
 class Pack(abc.ABC):
@@ -27,7 +28,9 @@ class Pack(abc.ABC):
     def __init__(self, flat: FlatConfig, programs: Programs, packing: Packing) -> None:
         config = build(VisionConfig, flat)
         self.packing, self.width, self.programs = packing, packing.width, programs
-        self._data = resident(config.data, config.eval)
+        self._data = data_of(config.data, config.eval)
+        self._feed = Feed(self._data.train, config.train.batch_size, lanes=self.width) if self._data.is_fed else None
+        self._at: dict[int, tuple[np.ndarray, int]] = {}
 
     @property
     def memory_bytes(self) -> int:
@@ -41,6 +44,7 @@ class Pack(abc.ABC):
 
     def enter(self, place: int, flat: FlatConfig, seed: int, state: LaneState | None) -> None:
         """Puts a lane in a place: as its checkpoint left it, or at step 0."""
+        self._at[place] = (root_key(seed), 0 if state is None else int(state.step))
         numbers = jax.device_put(traced_numbers(flat))
         self._put(place, numbers, self.programs.init(jax.device_put(root_key(seed)), numbers) if state is None else jax.device_put(state))
 
@@ -61,9 +65,24 @@ class Pack(abc.ABC):
             found |= {place: {f"{split}/{name}": float(value[row]) for name, value in values.items()} for place, row in rows.items()}
         return found
 
-    @abc.abstractmethod
     def advance(self, n_steps: Mapping[int, int]) -> None:
         """Trains the lane in each of these places by that many steps, and returns when that is done."""
+        for counts, data in self._portions(n_steps):
+            self._advance(counts, data)
+        for place, n in n_steps.items():
+            key, step = self._at[place]
+            self._at[place] = (key, step + n)
+
+    def _portions(self, n_steps: Mapping[int, int]) -> Iterator[tuple[Mapping[int, int], Mapping[int, TrainData]]]:
+        """The chunk in parts, each with the data of every lane: one part where these are resident."""
+        if self._feed is None:
+            yield n_steps, dict.fromkeys(n_steps, self._data.train)
+        else:
+            ahead = {place: Ahead(*self._at[place], n) for place, n in n_steps.items()}
+            yield from self._feed.portions(ahead, together=not self.packing.strategy.takes_turns)
+
+    @abc.abstractmethod
+    def _advance(self, n_steps: Mapping[int, int], data: Mapping[int, TrainData]) -> None: ...
 
     @abc.abstractmethod
     def leave(self, place: int) -> None:
@@ -87,10 +106,10 @@ class Separate(Pack):
         super().__init__(flat, programs, packing)
         self._lanes: dict[int, tuple[Any, LaneState]] = {}
 
-    def advance(self, n_steps: Mapping[int, int]) -> None:
+    def _advance(self, n_steps: Mapping[int, int], data: Mapping[int, TrainData]) -> None:
         for place, n in n_steps.items():
             numbers, state = self._lanes[place]
-            state = self.programs.chunk(state, numbers, jax.device_put(np.int32(n)), self._data.train)
+            state = self.programs.chunk(state, numbers, jax.device_put(np.int32(n)), data[place])
             self._lanes[place] = numbers, state
             jax.block_until_ready(state.step)
 
@@ -121,11 +140,14 @@ class Stacked(Pack):
         self._stack: dict[str, jax.Array] | None = None
         self._states = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), stacked_shapes(programs.template, self.width))
 
-    def advance(self, n_steps: Mapping[int, int]) -> None:
+    def _advance(self, n_steps: Mapping[int, int], data: Mapping[int, TrainData]) -> None:
         counts = np.zeros(self.width, np.int32)
         for place, n in n_steps.items():
             counts[place] = n
-        self._states = self.programs.chunk(self._states, self._traced(), jax.device_put(counts), self._data.train)
+        some = next(iter(data.values()), self._data.train)
+        if self._feed is not None:  # a place that does nothing has any block
+            some = jax.tree.map(lambda *blocks: jnp.stack(blocks), *(data.get(place, some) for place in range(self.width)))
+        self._states = self.programs.chunk(self._states, self._traced(), jax.device_put(counts), some)
         jax.block_until_ready(self._states.step)
 
     def leave(self, place: int) -> None:

@@ -16,38 +16,53 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from orchestrator.contract import FlatConfig, build, signature_of
 from trainers import aot, evaluate
 from trainers.config import DataConfig, EvalConfig, VisionConfig
-from trainers.data import load
-from trainers.packing import Packing, Strategy
+from trainers.data import Split, load
+from trainers.feed import block_shape, block_steps
+from trainers.packing import Packing, Strategy, free_memory
 from trainers.step import LaneState, Program, TrainData, root_key, traced_numbers
 
+RESIDENT_SHARE = 0.25  # of the device's free memory, for one split; a larger one stays on the host
 MOST_PROGRAMS = 16  # that a process keeps compiled: tuning and replicates of an arm come minutes apart
 
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Resident:
-    """The data of a signature, on the device: what is trained on, and each split that is measured on, by name."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SignatureData:
+    """The data of a signature.
+
+    Attributes:
+        train: What is trained on: on the device, or on the host where it is too large for that.
+        is_fed: It is on the host, and blocks of it are put on the device while the lanes train.
+        measured: Each split that is measured on, by name.
+    """
 
     train: TrainData
+    is_fed: bool
     measured: Mapping[str, evaluate.EvalSplit]
 
 
 @functools.lru_cache(maxsize=2)
-def resident(data: DataConfig, config: EvalConfig) -> Resident:
-    """Reads a dataset and puts it on the device, once for all packs that follow one another."""
+def data_of(data: DataConfig, config: EvalConfig) -> SignatureData:
+    """Reads a dataset and puts on the device what fits there, once for all packs that follow one another."""
     splits = load(data)
     batch = evaluate.batch_size(config.batch_size, len(splits["val"].labels))
     left_out = {"train"} if config.corrupted else {"train", "corrupted"}
-    measured = {name: evaluate.EvalSplit.cut(split, batch) for name, split in splits.items() if name not in left_out}
-    train = splits["train"]
-    return Resident(TrainData(jnp.asarray(train.images), jnp.asarray(train.labels)), measured)
+    wanted = {name: split for name, split in splits.items() if name == "train" or name not in left_out}
+    is_fed = {name: _is_fed(split) for name, split in wanted.items()}
+    measured = {name: evaluate.EvalSplit.cut(split, batch, is_fed=is_fed[name]) for name, split in wanted.items() if name != "train"}
+    train = TrainData(*wanted["train"])
+    return SignatureData(train=train if is_fed["train"] else jax.device_put(train), is_fed=is_fed["train"], measured=measured)
+
+
+def _is_fed(split: Split) -> bool:
+    """A split stays on the host: it is mapped from a file, or would take too much of the device's memory."""
+    return isinstance(split.images, np.memmap) or split.images.nbytes > RESIDENT_SHARE * free_memory()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +75,7 @@ class Programs:
         template: Shapes and types of one lane's state.
         init: (key, numbers) to a lane's state at step 0.
         put: (states, place, state) to the states with that lane in that place; None under `Strategy.SOLO`.
-        chunk: (states, numbers, steps, data) of lanes to their states, so many steps on.
+        chunk: (states, numbers, steps, data) of lanes to their states, so many steps on. Fed lanes have a block each as data.
         logits: (params, numbers, whether to, images) of lanes to logits [lane, member, image, class], without lanes under `SOLO`.
         metrics: Number of images to (logits of each batch [lane, …], classes) to metrics of each lane.
         compile_s: Seconds that tracing and compiling took.
@@ -79,7 +94,7 @@ class Programs:
     temporary_bytes: int
 
     @classmethod
-    def compiled(cls, flat: FlatConfig, data: Resident, packing: Packing) -> Programs:
+    def compiled(cls, flat: FlatConfig, data: SignatureData, packing: Packing) -> Programs:
         """Traces and compiles every program at once, on threads: XLA compiles outside Python's lock."""
         started = time.monotonic()
         config, numbers = build(VisionConfig, flat), traced_numbers(flat)
@@ -91,6 +106,9 @@ class Programs:
 
         def chunk(states: LaneState, numbers: Any, n_steps: jax.Array, data: TrainData) -> LaneState:
             return strategy.over_lanes(lambda lane: program.chunk(*lane, data), (states, numbers, n_steps))
+
+        def chunk_fed(states: LaneState, numbers: Any, n_steps: jax.Array, blocks: TrainData) -> LaneState:
+            return strategy.over_lanes(lambda lane: program.chunk_fed(*lane), (states, numbers, n_steps, blocks))
 
         def logits(params: Any, numbers: Any, active: jax.Array, images: jax.Array) -> jax.Array:
             return strategy.over_lanes(lambda lane: evaluate.logits_where(program, *lane, images), (params, numbers, active))
@@ -106,11 +124,15 @@ class Programs:
         if not is_solo:
             states, stack = stacked_shapes(template, packing.width), stacked_shapes(numbers, packing.width)
             counts, active = np.zeros(packing.width, np.int32), np.zeros(packing.width, bool)
+        train, advance = data.train, chunk
+        if data.is_fed:
+            block = block_shape(data.train, config.train.batch_size, block_steps(data.train, config.train.batch_size))
+            train, advance = block if is_solo else stacked_shapes(block, packing.width), chunk_fed
         splits = list(data.measured.values())
         predict = (states.params, stack, active, splits[0].batches[0])
         with ThreadPoolExecutor() as threads:
             jobs = {
-                "chunk": threads.submit(compiled, "chunk", chunk, states, stack, counts, data.train, donate=0),
+                "chunk": threads.submit(compiled, advance.__name__, advance, states, stack, counts, train, donate=0),
                 "init": threads.submit(_compiled, init, root_key(0), numbers, once=True),
             }
             if not is_solo:
@@ -179,7 +201,7 @@ def _key(signature: str, packing: Packing) -> _Key:
 def _fulfil(future: Future[Programs], flat: FlatConfig, packing: Packing) -> None:
     try:
         config = build(VisionConfig, flat)
-        future.set_result(Programs.compiled(flat, resident(config.data, config.eval), packing))
+        future.set_result(Programs.compiled(flat, data_of(config.data, config.eval), packing))
     except BaseException as error:  # a waiting pack would wait for ever
         future.set_exception(error)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,11 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.contract import build
-from tests.trainers.scripted import TINY_VISION, flat_of
-from trainers.checkpoint import content_hash
+from orchestrator.contract import Lane, Verdict, build
+from tests.trainers.scripted import TINY_VISION, ScriptedHost, flat_of, lane
+from trainers import feed as feed_module
+from trainers import loop
+from trainers import programs as programs_module
+from trainers.checkpoint import content_hash, load
 from trainers.config import VisionConfig
 from trainers.feed import Ahead, Feed, block_shape, block_steps
+from trainers.packing import Packing, Strategy
 from trainers.restore import named_arrays
 from trainers.step import LaneState, Program, TrainData, epoch_order, places_in_epoch, root_key, traced_numbers
 from trainers.vision import Vision
@@ -168,3 +174,60 @@ def test_a_chunk_is_one_program_that_never_calls_the_host(programs: dict[str, An
     assert not operations & {"infeed", "outfeed", "send", "send-done", "recv", "recv-done"}
     targets = set(re.findall(r'custom_call_target="([^"]+)"', text))
     assert not [target for target in targets if "callback" in target.lower() or "host" in target.lower()]
+
+
+OTHERS = ({"optim.learning_rate": 2e-2, "train.steps": 7}, {"model.router_noise": 3.0, "train.steps": 17})
+
+
+@pytest.fixture
+def fed_from_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No split is put on the device as a whole."""
+    monkeypatch.setattr(programs_module, "RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(feed_module, "BLOCK_BYTES", BLOCK * BATCH * 8 * 8)
+    monkeypatch.setattr(programs_module, "_kept", {})
+    programs_module.data_of.cache_clear()
+    yield
+    programs_module.data_of.cache_clear()
+
+
+def trained(folder: pathlib.Path, packing: Packing, *neighbours: Lane, **script: Any) -> tuple[Lane, ScriptedHost]:
+    """Our lane, which comes after these neighbours."""
+    ours = lane(Vision(), folder, TINY_VISION, seed=11)
+    host = ScriptedHost([*neighbours, ours], answer=lambda report: Verdict.LOST if report.final else Verdict.CONTINUE, **script)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVE_SHARE", 1e9)  # every rung is saved
+        loop.train(host, program="test 1", width=2, packing=packing)
+    return ours, host
+
+
+@pytest.fixture(scope="module")
+def resident_lane(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    ours, host = trained(tmp_path_factory.mktemp("resident"), Packing(Strategy.SOLO, 2))
+    return hash_on_disk(ours), host.curve(ours.key)
+
+
+def hash_on_disk(ours: Lane) -> str:
+    found = load(ours.folder, ours.key)
+    assert found is not None
+    return content_hash(found.arrays)
+
+
+@pytest.mark.usefixtures("fed_from_host")
+@pytest.mark.parametrize("strategy", [Strategy.SOLO, Strategy.MAP])
+def test_a_pack_that_is_fed_gives_its_lanes_the_bits_of_resident_data(
+    tmp_path: pathlib.Path, resident_lane: tuple[str, Any], strategy: Strategy
+) -> None:
+    # Stopped in a block, and gone on with beside lanes that enter, leave and change blocks at other steps.
+    ours, stopped = trained(tmp_path, Packing(strategy, 2), stop_when=lambda host: host.looks > 4)
+    assert not stopped.curve(ours.key)
+    assert load(ours.folder, ours.key) is not None
+    neighbours = [lane(Vision(), tmp_path, TINY_VISION | overrides, seed=seed) for seed, overrides in zip((11, 3), OTHERS, strict=True)]
+    ours, resumed = trained(tmp_path, Packing(strategy, 2), *neighbours)
+    assert programs_module.data_of(*data_key(ours)).is_fed
+    assert resumed.curve(ours.key) == resident_lane[1]
+    assert hash_on_disk(ours) == resident_lane[0]
+
+
+def data_key(ours: Lane) -> tuple[Any, Any]:
+    config = build(VisionConfig, ours.config)
+    return config.data, config.eval

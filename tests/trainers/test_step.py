@@ -74,13 +74,14 @@ def test_fewer_images_than_a_batch_are_repeated(monkeypatch: pytest.MonkeyPatch)
         assert sorted(batch) in ([0, 0, 0, 1, 1, 1, 2, 2], [0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 1, 1, 1, 2, 2, 2])
 
 
-def test_traced_numbers_are_float32_and_int32() -> None:
+def test_traced_numbers_are_float32_int32_and_booleans() -> None:
     numbers = traced_numbers(flat_of(Vision(), TINY_VISION))
     assert {"train.steps", "optim.learning_rate", "model.dropout", "augment.mixup"} <= numbers.keys()
     assert not {"train.batch_size", "model.depth", "data.dataset"} & numbers.keys()
     assert {name: array.dtype.name for name, array in numbers.items() if array.dtype != np.float32} == {
         "train.steps": "int32",
         "optim.warmup_steps": "int32",
+        "model.partition": "bool",
     }
 
 
