@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -100,15 +101,15 @@ def postgresql() -> Generator[sa.URL]:
     """
     programs = _postgresql_programs()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tessera-pg-", dir="/tmp"))  # a socket's path has at most 107 bytes
-    as_user: list[str] = []
+    as_user: dict[str, Any] = {}
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
+        as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
 
     def run(program: str, *arguments: str) -> None:
         log = folder / f"{program}.out"
         with open(log, "wb") as out:
-            done = subprocess.run([*as_user, str(programs / program), *arguments], stdout=out, stderr=out, cwd="/", check=False)
+            done = subprocess.run([str(programs / program), *arguments], stdout=out, stderr=out, cwd="/", check=False, **as_user)
         assert done.returncode == 0, log.read_text()
 
     data = str(folder / "data")
