@@ -298,8 +298,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for worker in workers:
             worker.stop(reason)
 
+    def caught(number: int, _: object) -> None:
+        # On a thread: the signal may have come in the middle of a log line, and streams refuse to be entered twice.
+        threading.Thread(target=stop, args=(signal.Signals(number).name,), daemon=True).start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: stop(signal.Signals(number).name))
+        signal.signal(number, caught)
     with supervised(lambda: stop("the launcher is gone")):
         worker = Worker(order, Ledger.open(order.ledger, create=False), load_trainer(order.trainer))
         workers.append(worker)

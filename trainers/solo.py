@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import pathlib
 import signal
 import sys
@@ -155,7 +156,8 @@ def _trained(trainer: Trainer, lane: Lane) -> SoloHost:
         if host.stopping:
             sys.exit(130)
         host.stop()
-        print("stopping: saving a checkpoint (again to leave at once)", file=sys.stderr, flush=True)
+        # Not by print: the signal may have come in the middle of one, and Python's streams refuse to be entered twice.
+        os.write(2, b"stopping: saving a checkpoint (again to leave at once)\n")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
 import signal
@@ -127,6 +128,29 @@ def test_the_second_ctrl_c_does_not_wait(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(SystemExit, match="130"):
         solo.main(Curves(), ["--out", str(tmp_path)])
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_in_the_middle_of_a_line_is_heard(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    class Interrupted(io.StringIO):
+        """Stands for a buffered stream that a signal interrupts: it refuses to be entered again by the signal's handler."""
+
+        entered = False
+
+        def write(self, text: str) -> int:
+            if self.entered:
+                raise RuntimeError("reentrant call")
+            self.entered = True
+            try:
+                if text.startswith("step"):
+                    signal.raise_signal(signal.SIGINT)
+                return super().write(text)
+            finally:
+                self.entered = False
+
+    monkeypatch.setattr(sys, "stderr", Interrupted())
+    with pytest.raises(SystemExit, match="130"):
+        solo.main(Curves(), ["--out", str(tmp_path)])
+    assert "the same command goes on from here" in sys.stderr.getvalue()
 
 
 def test_a_lane_is_pulled_once() -> None:
