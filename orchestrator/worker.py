@@ -92,11 +92,11 @@ class Worker:
                 self.stopping.wait(IDLE_S)
         self.ledger.worker_ended(self.id, exit_code=0, reason="stopped")
 
-    def lease(self, n: int, *, signature: str | None) -> list[Leased]:
-        """Up to n trials, and no more than this worker's share of what waits."""
-        waiting = sum(row.waiting for row in self.ledger.progress(self.order.study))
-        share = max(1, -(-waiting // self.order.n_workers))
-        return self.ledger.lease(self.order.study, self.id, min(n, share), signature=signature, lease_s=self.order.lease_s)
+    def lease(self, n: int, *, signature: str | None, held: int = 0) -> list[Leased]:
+        """Up to n trials more than the `held` ones, and no more in all than this worker's share of what runs and waits."""
+        unfinished = sum(row.waiting + row.running for row in self.ledger.progress(self.order.study))
+        share = max(1, -(-unfinished // self.order.n_workers))
+        return self.ledger.lease(self.order.study, self.id, min(n, share - held), signature=signature, lease_s=self.order.lease_s)
 
     def stop(self, reason: str) -> None:
         """Asks the trainer to checkpoint and return."""
@@ -195,7 +195,7 @@ class WorkerHost:
         """Lanes of the pack's signature: the first of them were leased before the trainer was called."""
         taken, self._queue = self._queue[:n], self._queue[n:]
         if self._refill and len(taken) < n and not self.stopping:
-            more = self._worker.lease(n - len(taken), signature=self._signature)
+            more = self._worker.lease(n - len(taken), signature=self._signature, held=len(self._held))
             self._held |= {lane.key: lane for lane in more}
             taken += more
         for lane in taken:
