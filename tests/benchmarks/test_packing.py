@@ -84,11 +84,10 @@ def test_the_meter_counts_the_cpu_time_of_a_child_that_nobody_can_wait_for(tmp_p
 
 
 def test_the_meter_ends_what_takes_too_long_and_all_that_it_started(tmp_path: pathlib.Path) -> None:
-    start = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    start = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import signal; signal.pause()'])\n"
     found = measured(tmp_path, start, within_s=1.0)
     assert found.code is None
     assert found.left_behind >= 1
-    assert found.wall_s < 60
 
 
 def test_a_program_that_fails_is_an_error_and_what_it_said(tmp_path: pathlib.Path) -> None:

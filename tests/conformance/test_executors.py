@@ -10,8 +10,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from types import ModuleType
 
 import pytest
@@ -24,10 +23,10 @@ from orchestrator.executors.fleet import Fleet, Unit
 from orchestrator.executors.jobs import job_of
 from orchestrator.executors.nursery import NurseryExecutor
 from orchestrator.executors.process import birth
+from tests.waiting import PATIENCE_S, eventually
 
 PROGRAMS = pathlib.Path(__file__).with_name("executor_programs.py")
 ROOT = pathlib.Path(__file__).parents[2]
-PATIENCE_S = 60.0
 
 
 def load_programs() -> ModuleType:
@@ -59,13 +58,6 @@ def fleet(executor: Executor, tmp_path: pathlib.Path) -> Generator[Fleet]:
     with Fleet(study="tiling", folder=tmp_path / "units", executor=executor) as fleet:
         yield fleet
         fleet.kill()
-
-
-def eventually(claim: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not claim():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 def started(fleet: Fleet, folder: pathlib.Path, kind: str, name: str = "a1") -> Unit:

@@ -9,13 +9,13 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 
 import psutil
 import pytest
 
 from orchestrator.ledger import Ledger, NoLedgerError
+from tests.waiting import eventually
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -127,10 +127,7 @@ class Launches:
 
     def until(self, condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
         """Polls a condition; fails the test when it does not come true."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, "the condition did not come true in time"
-            time.sleep(0.05)
+        eventually(condition, within_s=timeout_s)
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """SIGKILL for a launcher alone: its workers have sessions of their own."""

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +23,7 @@ from orchestrator.executors.local import LocalExecutor
 from orchestrator.executors.process import birth, is_running, leader_started_with
 from orchestrator.executors.store import UnitRecord, UnitStore, this_launcher
 from orchestrator.executors.watch import supervised, write_exit
+from tests.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -43,10 +43,7 @@ def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[s
 
 def test_a_process_that_ended_has_no_birth_reaped_or_not() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    end = time.monotonic() + 60
-    while birth(process.pid) is not None:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    eventually(lambda: birth(process.pid) is None)
     assert process.returncode is None  # a zombie until it is asked for
     assert process.wait() == 0
     assert birth(process.pid) is None
@@ -68,10 +65,7 @@ def test_birth_without_proc_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         assert before is not None
         assert birth(process.pid) == before != birth(os.getpid())
         process.kill()
-        end = time.monotonic() + 60
-        while birth(process.pid) is not None:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        eventually(lambda: birth(process.pid) is None)
     assert birth(process.pid) is None
 
 

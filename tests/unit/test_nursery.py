@@ -7,16 +7,14 @@ import os
 import pathlib
 import signal
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import pytest
 
 from orchestrator.executors.base import Handle, UnitStatus, WorkerSpec
 from orchestrator.executors.nursery import OFF, NurseryExecutor
 from orchestrator.executors.process import birth
-
-PATIENCE_S = 60.0
+from tests.waiting import eventually
 
 TRAINERS = """
 import logging, os, threading
@@ -50,13 +48,6 @@ def executor(tmp_path: pathlib.Path, said: list[str], monkeypatch: pytest.Monkey
     with NurseryExecutor() as executor:
         executor.say = said.append
         yield executor
-
-
-def eventually(claim: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not claim():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 def python(folder: pathlib.Path, code: str, *, name: str = "a1", env: tuple[tuple[str, str], ...] = ()) -> WorkerSpec:
@@ -124,9 +115,9 @@ print(json.dumps({
 
 def test_a_forked_worker_ends_as_an_interpreter_does(executor: NurseryExecutor, tmp_path: pathlib.Path) -> None:
     code = """
-import atexit, sys, threading, time
+import atexit, threading
 atexit.register(print, "exit function")
-threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+threading.Thread(target=lambda: (threading.main_thread().join(), print("thread"))).start()
 print("main", end=" ")
 """
     assert output(executor, python(tmp_path, code)) == "main thread\nexit function\n"

@@ -8,8 +8,8 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 
 import psutil
 
@@ -19,6 +19,7 @@ from orchestrator.errors import DataError
 from orchestrator.executors.local import LocalExecutor
 from orchestrator.plan import PlannedCell
 from orchestrator.probing import Measured, Measuring, ProbeOrder, measured
+from tests.waiting import eventually
 from trainers.curves import Curves, CurvesConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,7 +39,7 @@ class Moody(Curves):
             case 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             case 4:
-                time.sleep(600)
+                threading.Event().wait()  # for ever
             case _:
                 pass
         return super().probe(config)
@@ -104,19 +105,12 @@ def test_a_process_ends_with_its_launcher(tmp_path: pathlib.Path) -> None:
         return []
 
     try:
-        until(lambda: bool(measuring()))
+        eventually(lambda: bool(measuring()))
         (process,) = measuring()
     finally:
         launcher.kill()
         launcher.wait()
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
+    eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_an_order_comes_back_as_it_was_written(tmp_path: pathlib.Path) -> None:
