@@ -94,7 +94,7 @@ class Worker:
 
     def lease(self, n: int, *, signature: str | None, held: int = 0) -> list[Leased]:
         """Up to n trials more than the `held` ones, and no more in all than this worker's share of what runs and waits."""
-        unfinished = sum(row.waiting + row.running for row in self.ledger.progress(self.order.study))
+        unfinished = self.ledger.unfinished(self.order.study, most=self.order.n_workers * (held + n))
         share = max(1, -(-unfinished // self.order.n_workers))
         return self.ledger.lease(self.order.study, self.id, min(n, share - held), signature=signature, lease_s=self.order.lease_s)
 

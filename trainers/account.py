@@ -23,8 +23,8 @@ class Account:
         self._signature, self._packing = signature, packing
         self._compile = self._train = self._evaluate = self._other = 0.0
         self._lane = self._place = 0.0
-        self._steps = self._entered = self._finals = 0
-        self._final_s = self._entering_s = 0.0
+        self._steps = self._finals = 0
+        self._final_s = 0.0
         self._lanes, self._dry = 0, False
         self._is_probed = False
         self._clock = started
@@ -33,6 +33,10 @@ class Account:
         """The programs are there."""
         self._compile = time.monotonic() - self._clock
         self._clock += self._compile
+
+    def moved(self, packing: Packing) -> None:
+        """The lanes go on in a pack of fewer places."""
+        self._packing = packing
 
     def entered(self) -> None:
         """Lanes took their places."""

@@ -153,6 +153,7 @@ class _Loop:
         states, seats = self._pack.states(list(self._seats)), list(self._seats.items())
         config = seats[0][1].lane.config
         self._pack = make_pack(config, signature(config, self._program), packing)
+        self._account.moved(packing)
         self._seats, self._lane_step_s = {}, None
         for place, (old, seat) in enumerate(seats):
             self._pack.enter(place, seat.lane.config, seat.lane.seed, states[old])

@@ -70,6 +70,15 @@ _WAITING = (
     .where(_in_queue)
     .group_by(memberships.c.signature)
 )
+_WAITING_OF = sa.select(sa.func.count()).where(_in_queue, memberships.c.signature == sa.bindparam("signature"))
+# No further than it matters: a worker asks this whenever a lane falls free.
+_first_waiting = sa.select(memberships.c.trial).where(_in_queue).limit(sa.bindparam("most")).subquery()
+_WAITING_UP_TO = sa.select(sa.func.count()).select_from(_first_waiting)
+_LEASED = (
+    sa.select(sa.func.count())
+    .select_from(trials.join(workers, trials.c.worker == workers.c.id))
+    .where(trials.c.worker > 0, workers.c.study == sa.bindparam("study"))
+)
 _TAKEN = (
     sa.select(cells.c.signature)
     .distinct()
@@ -169,8 +178,13 @@ def lease(connection: sa.Connection, study: str, worker: int, n: int, *, signatu
 
 def waiting(connection: sa.Connection, study: str, signature: str) -> int:
     """Trials of a signature that wait in the study's queue."""
-    rows = {name: n for name, n, _ in connection.execute(_WAITING, {"study": study})}
-    return rows.get(signature, 0)
+    return connection.execute(_WAITING_OF, {"study": study, "signature": signature}).scalar_one()
+
+
+def unfinished(connection: sa.Connection, study: str, most: int) -> int:
+    """Trials of the study that wait, or that its workers hold; see `Ledger.unfinished`."""
+    n_waiting = connection.execute(_WAITING_UP_TO, {"study": study, "most": most}).scalar_one()
+    return min(most, n_waiting + connection.execute(_LEASED, {"study": study}).scalar_one())
 
 
 def upcoming(connection: sa.Connection, study: str, worker: int, signature: str) -> FlatConfig | None:

@@ -154,6 +154,11 @@ class Ledger:
         with self._database.read() as connection:
             return lease.waiting(connection, study, signature)
 
+    def unfinished(self, study: str, *, most: int) -> int:
+        """Trials of the study that wait or are held by its workers, counted no further than `most`."""
+        with self._database.read() as connection:
+            return lease.unfinished(connection, study, most)
+
     def upcoming(self, study: str, worker: int, signature: str) -> FlatConfig | None:
         """Config of the trial that the worker would be given first after the last one of its signature; None for none."""
         with self._database.read() as connection:

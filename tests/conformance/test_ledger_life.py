@@ -258,3 +258,15 @@ def test_rows_of_an_unplanned_study_are_empty(ledger: Ledger) -> None:
     known = MemberRow(trial="t0000", arm="more", phase=Phase.TUNE, index=0, position=9, point={})
     ledger.add_trials(STUDY, TrialRows(cells=(), trials=(), members=(known,)))
     assert [member.arm for member in ledger.members(STUDY)] == ["base", "more"]
+
+
+def test_what_is_unfinished_is_counted_no_further_than_it_matters(ledger: Ledger) -> None:
+    ledger.insert_plan(plan(6))
+    ledger.insert_plan(plan(9, study="other"))
+    worker = register(ledger)
+    held = ledger.lease(STUDY, worker, 2, lease_s=LEASE_S)
+    assert [ledger.unfinished(STUDY, most=most) for most in (1, 3, 6, 99)] == [1, 3, 6, 6]
+    finish(ledger, worker, held[:1])
+    assert ledger.unfinished(STUDY, most=99) == 5
+    assert ledger.waiting(STUDY, held[0].signature) == 4
+    assert ledger.waiting(STUDY, "another") == 0
