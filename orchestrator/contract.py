@@ -14,10 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from orchestrator.config import build, flatten, leaves, resolve, signature_of, static, traced
+from orchestrator.durable import DamagedError, read_row, write_row, write_whole
 from orchestrator.errors import DataError, OrchestratorError, Problem
 from orchestrator.keys import FlatConfig, Value, content_key
 
 __all__ = [
+    "DamagedError",
     "DataError",
     "FlatConfig",
     "Host",
@@ -35,10 +37,13 @@ __all__ = [
     "fastest",
     "flatten",
     "leaves",
+    "read_row",
     "resolve",
     "signature_of",
     "static",
     "traced",
+    "write_row",
+    "write_whole",
 ]
 
 
@@ -69,6 +74,7 @@ class Report:
         metrics: `split/name` to value, such as `val/nll`. A NaN or infinite value marks the lane as diverged.
         final: The lane is finished and these metrics are its result.
         provenance: How the lane is run, such as device, strategy and width; kept with its result.
+        artifacts: Files that belong to a final report, by name: paths within the lane's folder, and on disk before the report is.
     """
 
     key: str
@@ -76,6 +82,7 @@ class Report:
     metrics: Mapping[str, float]
     final: bool = False
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    artifacts: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 class Verdict(enum.Enum):

@@ -22,14 +22,14 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # A module may import what stands before it. `report` is above `driver` in the story of a run, but knows records only.
 # fmt: off
 SPINE = (
-    "exits", "errors", "keys", "config", "contract", "records", "provenance",
+    "exits", "errors", "keys", "durable", "config", "contract", "records", "provenance",
     "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
     "ledger", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "worker", "nursery", "publisher", "crew", "driver",
     "probing", "measure", "logbook", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
-PORTS_MAY_IMPORT = frozenset({"errors", "keys", "config", "records", "axes"})
+PORTS_MAY_IMPORT = frozenset({"errors", "keys", "durable", "config", "records", "axes"})
 BESIDE_THE_RULE = {"report": frozenset({"analysis"})}  # a report shows what analysis found
 # Who joins ports to the spine. `expand` asks samplers for points, which are part of what a study says; rules that stop trials
 # are words of a study, and `plan` asks them what follows from its outcomes.

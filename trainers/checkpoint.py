@@ -1,11 +1,12 @@
-"""One lane's checkpoint: named arrays in a safetensors file that knows its own hash, written so that a kill never loses it.
+"""One lane's checkpoint: named arrays in a sealed file, written so that a kill never loses it.
 
 The file before the last is kept. A torn, edited or foreign file is told by its hash or its key and passed over; the lane
-then goes on from the one before, or from the start. No pickle: a file can hold nothing but arrays.
+then goes on from the one before, or from the start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -17,10 +18,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-LATEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+from orchestrator.contract import DamagedError
+from trainers import sealed
+
+LATEST, PREVIOUS, DAMAGED = "checkpoint.safetensors", "checkpoint.previous.safetensors", "checkpoint.damaged.safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -89,45 +91,48 @@ class Saver:
 
 def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint in one stroke and keeps the one before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
-    metadata = {"key": checkpoint.key, "program": checkpoint.program, "sha256": content_hash(arrays)}
-    fresh = folder / f"checkpoint.{os.getpid()}.tmp"
-    with fresh.open("wb") as file:
-        file.write(safetensors.numpy.save(arrays, metadata=metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    if (folder / LATEST).exists():
-        os.replace(folder / LATEST, folder / PREVIOUS)
-    os.replace(fresh, folder / LATEST)
+    words = {"key": checkpoint.key, "program": checkpoint.program}
+    sealed.save(folder / LATEST, checkpoint.arrays, words, keep=folder / PREVIOUS)
 
 
 def load(folder: pathlib.Path, key: str) -> Checkpoint | None:
-    """The newest sound checkpoint of this lane, or None when it has to start from scratch."""
+    """The newest sound checkpoint of this lane, or None when it has to start from scratch.
+
+    A damaged one is set aside: it must not take the place of the one before when the next is saved.
+    """
     for name in (LATEST, PREVIOUS):
-        if (folder / name).exists():
-            try:
-                return _read(folder / name, key)
-            except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-                log.warning("checkpoint %s is passed over: %s", folder / name, error)
+        file = folder / name
+        try:
+            words, arrays = sealed.load(file)
+            if words["key"] == key:
+                return Checkpoint(key=key, program=words["program"], arrays=arrays)
+            log.warning("checkpoint %s is passed over: it belongs to trial %s", file, words["key"])
+        except FileNotFoundError:
+            continue
+        except (OSError, KeyError) as error:
+            log.warning("checkpoint %s is passed over: %s", file, error)
+        except DamagedError as error:
+            log.warning("checkpoint %s is passed over: %s", file, error)
+            with contextlib.suppress(OSError):
+                os.replace(file, folder / DAMAGED)
     return None
 
 
 def program_of(folder: pathlib.Path, key: str) -> str | None:
     """What the lane's newest readable checkpoint was computed by, from its head alone; None where there is none."""
     for name in (LATEST, PREVIOUS):
-        try:
-            with safetensors.safe_open(folder / name, framework="numpy") as reader:
-                metadata = reader.metadata() or {}
-        except (OSError, safetensors.SafetensorError):
-            continue
-        if metadata.get("key") == key:
-            return metadata.get("program")
+        with contextlib.suppress(OSError, DamagedError):  # said when it is loaded
+            words = sealed.about(folder / name)
+            if words.get("key") == key and "program" in words:
+                return words["program"]
     return None
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Deletes the checkpoints of a lane that will not go on, and what a killed writer left."""
+    """Deletes the checkpoints of a lane that will not go on, and what a killed writer left.
+
+    What another process is writing goes too: it has no lease of this lane, and its file would be left over for good.
+    """
     for file in folder.glob("checkpoint.*"):
         file.unlink(missing_ok=True)
 
@@ -147,14 +152,3 @@ def _warned(job: Callable[..., None], folder: pathlib.Path, *arguments: Any) -> 
         job(folder, *arguments)
     except OSError as error:
         log.warning("%s: a checkpoint could not be written or removed (%s); after a kill its lane would repeat steps", folder, error)
-
-
-def _read(file: pathlib.Path, key: str) -> Checkpoint:
-    with safetensors.safe_open(file, framework="numpy") as reader:
-        metadata = reader.metadata() or {}
-        arrays = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 - not a mapping
-    if metadata["key"] != key:
-        raise ValueError(f"it belongs to trial {metadata['key']}")
-    if content_hash(arrays) != metadata["sha256"]:
-        raise ValueError("its content does not match its hash")
-    return Checkpoint(key=key, program=metadata["program"], arrays=arrays)

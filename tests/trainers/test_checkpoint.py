@@ -54,6 +54,34 @@ def test_a_torn_file_falls_back_to_the_one_before(tmp_path: pathlib.Path, at: in
     assert "is passed over" in caplog.text
 
 
+def test_a_damaged_file_never_takes_the_place_of_the_one_before(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, made(1))
+    save(tmp_path, made(2))
+    (tmp_path / LATEST).write_bytes((tmp_path / LATEST).read_bytes()[:-1])
+    assert step_of(load(tmp_path, "lane")) == 1
+    save(tmp_path, made(3))
+    (tmp_path / LATEST).unlink()
+    assert step_of(load(tmp_path, "lane")) == 1
+    remove(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_checkpoint_is_the_same_bytes(tmp_path: pathlib.Path) -> None:
+    files = []
+    for _ in range(8):
+        save(tmp_path, made(1))
+        files.append((tmp_path / LATEST).read_bytes())
+    assert len(set(files)) == 1
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    (tmp_path / LATEST / "in the way").mkdir(parents=True)
+    (tmp_path / PREVIOUS).touch()  # so that the folder in the way cannot be moved here
+    with pytest.raises(OSError, match=LATEST):
+        save(tmp_path, made(1))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
 def test_one_flipped_bit_anywhere_in_the_data_is_noticed(tmp_path: pathlib.Path) -> None:
     save(tmp_path, made(1))
     save(tmp_path, made(2))

@@ -1,0 +1,154 @@
+"""A bad disk costs work, never a wrong result: every kind of file that is read again, cut short and flipped at every byte of its end.
+
+What a damaged file gives is what it held, or what its kind gives without it: the checkpoint before, or none. Never other
+content, and never an exception that is not the documented one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trainers import checkpoint, sealed
+
+TAIL = 4096  # bytes: every one of them is cut at and flipped
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        name: Of the kind.
+        write: Writes what is to be read, and more where it has to fall back on that; returns the file that is damaged.
+        read: What its reader makes of it, as a value to compare.
+        instead: What it may say of a damaged file, beside the truth.
+    """
+
+    name: str
+    write: Callable[[pathlib.Path], pathlib.Path]
+    read: Callable[[pathlib.Path], Any]
+    instead: Collection[Any] = (None,)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def made(step: int) -> checkpoint.Checkpoint:
+    arrays = {
+        "params/head/kernel": np.arange(120, dtype=np.float32).reshape(30, 4) * step,
+        "momentum": np.full(7, step, ml_dtypes.bfloat16),
+        "step": np.asarray(step, np.int32),
+        "key": np.array([1, 2], np.uint32),
+    }
+    return checkpoint.Checkpoint(key="lane", program=f"cpu · solo × {step}", arrays=arrays)
+
+
+def write_checkpoints(folder: pathlib.Path) -> pathlib.Path:
+    checkpoint.save(folder, made(1))
+    checkpoint.save(folder, made(2))
+    return folder / checkpoint.LATEST
+
+
+def read_checkpoint(path: pathlib.Path) -> Any:
+    found = checkpoint.load(path.parent, "lane")
+    return None if found is None else (found.key, found.program, checkpoint.content_hash(found.arrays))
+
+
+def what(step: int) -> Any:
+    return ("lane", made(step).program, checkpoint.content_hash(made(step).arrays))
+
+
+def write_arrays(folder: pathlib.Path) -> pathlib.Path:
+    sealed.save(folder / "arrays", made(1).arrays, {"key": "lane", "program": 'with "quotes" and "sha256":"'})
+    return folder / "arrays"
+
+
+def read_words(path: pathlib.Path) -> Any:
+    try:
+        return sorted(sealed.about(path).items())
+    except sealed.DamagedError:
+        return None
+
+
+KINDS = (
+    Kind(name="checkpoint", write=write_checkpoints, read=read_checkpoint, instead=(what(1),)),
+    Kind(
+        name="how a lane was run",
+        write=write_checkpoints,
+        read=lambda path: checkpoint.program_of(path.parent, "lane"),
+        instead=(made(1).program,),
+    ),
+    Kind(name="words of an array file", write=write_arrays, read=read_words),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fixture:
+    """One kind's files on disk, whole, and what is read from them."""
+
+    kind: Kind
+    path: pathlib.Path
+    files: dict[pathlib.Path, bytes]
+    truth: Any
+
+    @property
+    def whole(self) -> bytes:
+        return self.files[self.path]
+
+    def check(self, damaged: bytes) -> None:
+        """Reads the damaged file as the kind's reader does, with all that lay beside it."""
+        self.restore()
+        self.path.write_bytes(damaged)
+        found = self.kind.read(self.path)
+        assert found == self.truth or found in self.kind.instead, f"{self.kind}: {found!r}"
+
+    def restore(self) -> None:
+        """Puts every file back."""
+        for path in self.path.parent.iterdir():
+            if path.is_file() and path not in self.files:
+                path.unlink()
+        for path, content in self.files.items():
+            path.write_bytes(content)
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def written(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Fixture]:
+    kind: Kind = request.param
+    path = kind.write(tmp_path)
+    files = {file: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
+    truth = kind.read(path)
+    assert truth not in kind.instead, "the whole file is read"
+    logging.disable(logging.CRITICAL)  # thousands of warnings
+    yield Fixture(kind=kind, path=path, files=files, truth=truth)
+    logging.disable(logging.NOTSET)
+
+
+def test_a_file_cut_anywhere_in_its_last_4_kib_costs_no_wrong_result(written: Fixture) -> None:
+    for length in range(max(0, len(written.whole) - TAIL), len(written.whole)):
+        written.check(written.whole[:length])
+
+
+def test_a_bit_flipped_anywhere_in_the_last_4_kib_costs_no_wrong_result(written: Fixture) -> None:
+    for place in range(max(0, len(written.whole) - TAIL), len(written.whole)):
+        damaged = bytearray(written.whole)
+        damaged[place] ^= 1 << place % 8
+        written.check(bytes(damaged))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_bytes_changed_anywhere_cost_no_wrong_result(written: Fixture, data: st.DataObject) -> None:
+    damaged = bytearray(written.whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    written.check(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]) if data.draw(st.booleans()) else bytes(damaged))
