@@ -18,6 +18,7 @@ from orchestrator.executors.base import Executor, UnitStatus, WorkerSpec
 from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.process import is_running
 from orchestrator.ledger import Ledger
+from orchestrator.records import Cause
 from orchestrator.worker import WorkerOrder
 
 LEASE_S = 20.0  # a worker renews four times in this span
@@ -86,7 +87,7 @@ class Crew:
     def mourn(self) -> None:
         """Puts the trials of dead workers, and of those not heard of, back in the queue; counts the deaths."""
         units = {unit.identity: unit for unit in self._fleet.units() if not unit.status.is_active}
-        dead: list[int] = []
+        dead: dict[int, Cause] = {}
         for worker in self._ledger.live_workers(self._options.study):
             is_gone = worker.host == socket.gethostname() and not is_running(worker.pid, worker.started)
             if worker.identity in units or is_gone:
@@ -94,7 +95,7 @@ class Crew:
                 code = None if unit is None else unit.exit_code
                 how = "the worker is gone" if unit is None else f"the worker ended: {_ending(unit.status, code)}"
                 self._ledger.worker_ended(worker.id, exit_code=code, reason=how)
-                dead.append(worker.id)
+                dead[worker.id] = Cause.KILLED
         lost = self._ledger.release_dead(self._options.study, dead) if dead else []
         if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
             self._expired_at = time.monotonic()

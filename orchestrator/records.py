@@ -39,6 +39,23 @@ class TrialState(enum.StrEnum):
         return self in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.DIVERGED, TrialState.FAILED)
 
 
+class Cause(enum.StrEnum):
+    """Why an attempt at a trial ended before its time. Each cause has its own bound on how often a trial is tried again."""
+
+    RAISED = "raised"  # the trainer raised, or returned without a result
+    OUT_OF_MEMORY = "out of memory"  # of the device or the machine: it raised so, or the kernel killed the process for it
+    CRASHED = "crashed"  # the process ended itself: a signal such as SIGSEGV, or an exit code
+    KILLED = "killed"  # SIGKILL by somebody
+    LOST = "lost"  # nothing was heard of the worker until its lease had expired
+    ORPHANED = "orphaned"  # the worker died with its launcher, so the trial is not to blame
+    PREEMPTED = "preempted"  # the worker was asked to end, and gave it back with a checkpoint
+
+    @property
+    def blames_trial(self) -> bool:
+        """It counts against the trial: often enough, and the trial has failed."""
+        return self not in (Cause.ORPHANED, Cause.PREEMPTED)
+
+
 class Phase(enum.StrEnum):
     """Why a trial is in a study."""
 

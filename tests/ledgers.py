@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import shutil
@@ -70,9 +71,12 @@ def with_members(rows: PlanRows, **changes: object) -> PlanRows:
     return dataclasses.replace(rows, members=tuple(dataclasses.replace(row, **changes) for row in rows.members))
 
 
-def register(ledger: Ledger, identity: str = "w", *, study: str = STUDY) -> int:
-    """A worker."""
-    return ledger.register_worker(study, identity=identity, host="here", pid=1, started="then")
+_births = itertools.count()
+
+
+def register(ledger: Ledger, identity: str = "w", *, study: str = STUDY, host: str = "here") -> int:
+    """A worker: another one at each call."""
+    return ledger.register_worker(study, identity=identity, host=host, pid=1, started=f"birth {next(_births)}")
 
 
 def rung(lease: Leased, step: int, outcome: TrialState | None = None, **metrics: float) -> Entry:

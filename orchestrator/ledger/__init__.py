@@ -1,6 +1,7 @@
 """The only truth of every study: plans, leases, measurements, in one SQL database."""
 
-from orchestrator.ledger.database import LedgerUnavailableError
+from orchestrator.ledger.database import LedgerUnavailableError, Patience
+from orchestrator.ledger.ending import BOUNDS
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.opening import NoLedgerError
 from orchestrator.ledger.rows import (
@@ -16,10 +17,12 @@ from orchestrator.ledger.rows import (
     ProgressRow,
     TrialRow,
     TrialRows,
+    Trouble,
     WorkerRow,
 )
 
 __all__ = [
+    "BOUNDS",
     "ArtifactRow",
     "CellRow",
     "DecisionRow",
@@ -31,9 +34,11 @@ __all__ = [
     "Member",
     "MemberRow",
     "NoLedgerError",
+    "Patience",
     "PlanRows",
     "ProgressRow",
     "TrialRow",
     "TrialRows",
+    "Trouble",
     "WorkerRow",
 ]

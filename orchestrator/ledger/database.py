@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -19,41 +21,100 @@ DATABASE_ERRORS = (exc.DBAPIError, exc.TimeoutError, sqlite3.Error)
 CHUNK = 1000  # keys in one IN clause; SQLite allows 32,766 parameters
 
 
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.5  # between two tries of a call on a database that cannot serve
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
 class LedgerUnavailableError(LedgerError):
     """The database cannot serve now: locked, full or out of reach. Nothing was written; the same call may work later."""
+
+
+def _say_nothing(_: str) -> None:
+    return
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a call waits for a database that is locked, full, or out of reach, such as a server that restarts.
+
+    A call that is made again has no second effect: it may have been committed before the connection broke, and every
+    write of the ledger may come twice (an event is then told twice).
+
+    Attributes:
+        for_s: Seconds until the call gives up.
+        say: Told in one line that it waits and why, and that it goes on.
+        hasty: Whether to give up at once, as when the process is asked to end.
+    """
+
+    for_s: float
+    say: Callable[[str], None] = _say_nothing
+    hasty: Callable[[], bool] = _never
+
+
+NO_PATIENCE = Patience(for_s=0.0)
 
 
 class Database:
     """Short transactions on one engine. Safe to use from several threads, not across a fork."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, patience: Patience = NO_PATIENCE) -> None:
         self.where = place(engine.url)
-        self._engine = engine
+        self._engine, self._patience = engine, patience
         # Several SELECTs of one read see one state of the ledger. SQLite gives that by itself.
         snapshot = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
         self._reader = engine.execution_options(**snapshot)
 
-    @contextlib.contextmanager
-    def write(self) -> Generator[sa.Connection]:
-        """A transaction that writes: all of it, or nothing when the block raises."""
-        with self._explained(), writing(self._engine) as connection:
-            yield connection
+    def write(self, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does the work in a transaction that writes: all of it, or nothing when it raises."""
 
-    @contextlib.contextmanager
-    def read(self) -> Generator[sa.Connection]:
-        """A transaction whose reads all see the same state."""
-        with self._explained(), self._reader.begin() as connection:
-            _begin(connection, "BEGIN")
-            yield connection
+        def once() -> T:
+            with writing(self._engine) as connection:
+                return work(connection, *args, **kwargs)
+
+        return self._patiently(once)
+
+    def read(self, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does the work in a transaction whose reads all see the same state."""
+
+        def once() -> T:
+            with self._reader.begin() as connection:
+                _begin(connection, "BEGIN")
+                return work(connection, *args, **kwargs)
+
+        return self._patiently(once)
 
     def close(self) -> None:
         """Closes every connection."""
         self._engine.dispose()
 
-    @contextlib.contextmanager
-    def _explained(self) -> Generator[None]:
+    def _patiently(self, once: Callable[[], T]) -> T:
+        """Makes the call, again and again while the database cannot serve and there is patience left."""
+        began, pause_s, waited = time.monotonic(), FIRST_WAIT_S, False
+        while True:
+            try:
+                result = self._explained(once)
+            except LedgerUnavailableError as error:
+                if time.monotonic() - began + pause_s > self._patience.for_s or self._patience.hasty():
+                    raise
+                if not waited:
+                    waited = True
+                    self._patience.say(f"waiting for the ledger: {error.problems[0].what} ({error.problems[0].found})")
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_WAIT_S)
+            else:
+                if waited:
+                    self._patience.say(f"the ledger is back after {time.monotonic() - began:.0f} s")
+                return result
+
+    def _explained(self, once: Callable[[], T]) -> T:
         try:
-            yield
+            return once()
         except DATABASE_ERRORS as error:
             raise explain(error, self._engine.url) from error
 
@@ -99,9 +160,8 @@ def explain(error: exc.SQLAlchemyError | sqlite3.Error, url: sa.URL) -> LedgerEr
         return LedgerError(
             "the ledger refused a row", found=f"{said} ({place(url)})", expected="rows that name a known study, trial, worker"
         )
-    if isinstance(error, exc.DBAPIError) and (
-        error.connection_invalidated or isinstance(error, (exc.OperationalError, exc.InterfaceError))
-    ):
+    is_away = isinstance(error, (exc.OperationalError, exc.InterfaceError, exc.TimeoutError))
+    if is_away or (isinstance(error, exc.DBAPIError) and error.connection_invalidated):
         return LedgerUnavailableError(
             "the ledger's database is out of reach", found=f"{said} ({place(url)})", fix="check that the server runs and the URL is right"
         )

@@ -1,4 +1,4 @@
-"""What is told beside the trials themselves: workers, stop requests, events, what trackers have, how fast programs run."""
+"""What is told beside the trials themselves: stop requests, events, what trackers have, how fast programs run."""
 
 from __future__ import annotations
 
@@ -14,26 +14,12 @@ from orchestrator.errors import LedgerError
 from orchestrator.keys import Json, canonical
 from orchestrator.ledger.codec import moment, to_json
 from orchestrator.ledger.database import chunks, put
-from orchestrator.ledger.rows import DecisionRow, EventRow, WorkerRow
-from orchestrator.ledger.schema import events, memberships, now, probes, publications, studies, trials, workers
+from orchestrator.ledger.rows import DecisionRow, EventRow
+from orchestrator.ledger.schema import events, memberships, now, probes, publications, studies, trials
 from orchestrator.ledger.states import TERMINAL
 
 DECISION = "decision"  # kind of the events that tell what stopping rules decided
 
-_LIVE_WORKERS = (
-    sa.select(
-        workers.c.id,
-        workers.c.identity,
-        workers.c.host,
-        workers.c.pid,
-        workers.c.started,
-        now() - workers.c.seen_at,
-        workers.c.signature,
-        sa.select(sa.func.count()).where(trials.c.worker == workers.c.id).scalar_subquery(),
-    )
-    .where(workers.c.study == sa.bindparam("study"), workers.c.ended_at.is_(None))
-    .order_by(workers.c.id)
-)
 _published = sa.and_(
     publications.c.study == memberships.c.study,
     publications.c.tracker == sa.bindparam("tracker"),
@@ -51,33 +37,6 @@ _UNPUBLISHED = (
     )
     .order_by(memberships.c.position)
 )
-
-
-def register_worker(connection: sa.Connection, study: str, *, identity: str, host: str, pid: int, started: str) -> int:
-    """Number of a new worker of the study."""
-    row = {"study": study, "identity": identity, "host": host, "pid": pid, "started": started, "signature": "", "reason": ""}
-    made = connection.execute(sa.insert(workers).values(seen_at=now(), **row)).inserted_primary_key
-    assert made is not None
-    return int(made[0])
-
-
-def worker_seen(connection: sa.Connection, worker: int) -> None:
-    """The worker is alive now."""
-    connection.execute(sa.update(workers).where(workers.c.id == worker).values(seen_at=now()))
-
-
-def worker_ended(connection: sa.Connection, worker: int, *, exit_code: int | None, reason: str) -> None:
-    """The worker's process has ended. The first word counts: a worker's own is not replaced by what the driver saw of it."""
-    ended = sa.update(workers).where(workers.c.id == worker, workers.c.ended_at.is_(None))
-    connection.execute(ended.values(ended_at=now(), exit_code=exit_code, reason=reason))
-
-
-def live_workers(connection: sa.Connection, study: str) -> list[WorkerRow]:
-    """Workers of the study that were not said to have ended, oldest first."""
-    return [
-        WorkerRow(id=id, identity=identity, host=host, pid=pid, started=started, seen_s=seen_s, signature=signature, leases=leases)
-        for id, identity, host, pid, started, seen_s, signature, leases in connection.execute(_LIVE_WORKERS, {"study": study})
-    ]
 
 
 def request_stop(connection: sa.Connection, study: str, stop: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -28,8 +28,8 @@ class Held:
     expires_at: float
     step: int
     furthest_step: int
-    failures: int
     losses: int
+    furthered: int
     now: float
 
     @property
@@ -47,8 +47,8 @@ _HELD = (
         trials.c.expires_at,
         trials.c.step,
         trials.c.furthest_step,
-        trials.c.failures,
         trials.c.losses,
+        trials.c.furthered,
         now(),
     )
     # Leased trials, as the table's checks say; in this form, and in this order, SQLite reads the few rows of ix_trials_leases.
@@ -85,6 +85,10 @@ _TAKEN = (
     .select_from(trials.join(cells).join(workers, trials.c.worker == workers.c.id))
     .where(workers.c.study == sa.bindparam("study"), trials.c.worker != sa.bindparam("worker"), trials.c.expires_at > now())
 )
+_somebodys = sa.select(memberships.c.trial).where(
+    memberships.c.trial == trials.c.key, memberships.c.orphaned == sa.false(), memberships.c.dropped == ""
+)
+_UNWANTED = sa.select(trials.c.key).where(trials.c.worker == sa.bindparam("worker"), sa.not_(_somebodys.exists()))
 _READY = (
     sa.select(trials.c.key, trials.c.fence, trials.c.seed, trials.c.losses, cells.c.config)
     .select_from(memberships.join(trials).join(cells))
@@ -137,11 +141,11 @@ def held(connection: sa.Connection, *conditions: sa.ColumnElement[bool], worker:
             expires_at=expires_at,
             step=step,
             furthest_step=furthest_step,
-            failures=failures,
             losses=losses,
+            furthered=furthered,
             now=moment,
         )
-        for key, fence, holder, expires_at, step, furthest_step, failures, losses, moment in rows
+        for key, fence, holder, expires_at, step, furthest_step, losses, furthered, moment in rows
     ]
 
 
@@ -196,13 +200,18 @@ def upcoming(connection: sa.Connection, study: str, worker: int, signature: str)
     return next((to_config(row[3]) for row in first.values()), None)
 
 
-def renew(connection: sa.Connection, worker: int, lease_s: float) -> set[str]:
-    """Moves the expiry of every live lease of the worker; keys of these."""
+def renew(connection: sa.Connection, worker: int, lease_s: float, keys: Collection[str] | None) -> set[str]:
+    """Moves the expiry of every live lease of the worker, or of those of `keys`; keys of these."""
     connection.execute(_SEEN, {"of_worker": worker})
-    live = [row for row in held(connection, worker=worker) if row.is_live]
+    live = [row for row in held(connection, worker=worker) if row.is_live and (keys is None or row.key in keys)]
     if live:
         connection.execute(_RENEW, [{"of_key": row.key, "of_fence": row.fence, "lease_s": lease_s} for row in live])
     return {row.key for row in live}
+
+
+def unwanted(connection: sa.Connection, worker: int) -> set[str]:
+    """Trials that the worker holds and no study has any more; see `Ledger.unwanted`."""
+    return set(connection.execute(_UNWANTED, {"worker": worker}).scalars())
 
 
 def _choose(connection: sa.Connection, study: str, worker: int, *, without: str = "") -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from orchestrator.contract import Probe
 from orchestrator.keys import FlatConfig, Json
-from orchestrator.ledger import ending, journal, lease, plan, read, record, runs
-from orchestrator.ledger.database import Database
+from orchestrator.ledger import ending, journal, lease, plan, presence, read, record, runs
+from orchestrator.ledger.database import NO_PATIENCE, Database, Patience
+from orchestrator.ledger.ending import BOUNDS
 from orchestrator.ledger.opening import open_engine
 from orchestrator.ledger.rows import (
     ArtifactRow,
@@ -19,33 +20,37 @@ from orchestrator.ledger.rows import (
     PlanRows,
     ProgressRow,
     TrialRows,
+    Trouble,
     WorkerRow,
 )
-from orchestrator.records import Phase, Rung, RunRecord, TrialRecord, TrialState
-
-MAX_FAILURES = 3
-MAX_LOST = 3
+from orchestrator.records import Cause, Phase, Rung, RunRecord, TrialRecord, TrialState
 
 
 class Ledger:
     """Plans, leases, measurements and events. Safe to use from several threads and processes; open it anew after a fork.
 
-    Every method raises `LedgerUnavailableError`, having written nothing, when the database is locked for a minute, full,
-    or out of reach, and `LedgerError` when it cannot serve at all. The database's clock decides when leases end.
+    Every method raises `LedgerUnavailableError`, having written all or nothing, when the database is locked for a minute, full,
+    or out of reach for longer than the ledger was opened to wait, and `LedgerError` when it cannot serve at all. The
+    database's clock decides when leases end.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @classmethod
-    def open(cls, url_or_path: str | pathlib.Path, *, create: bool = True) -> Ledger:
+    def open(cls, url_or_path: str | pathlib.Path, *, create: bool = True, patience: Patience = NO_PATIENCE) -> Ledger:
         """The ledger in a file, or at a `postgresql://` URL; made first, or brought to this version's schema, where needed.
+
+        Args:
+            url_or_path: Where it is.
+            create: Make it where there is none.
+            patience: Of every later call with a database that cannot serve at the moment.
 
         Raises:
             LedgerError: There is none and `create` is false; the place cannot be written; it holds something else, or the
                 ledger of a newer Tessera.
         """
-        return cls(Database(open_engine(url_or_path, create=create)))
+        return cls(Database(open_engine(url_or_path, create=create), patience))
 
     @property
     def where(self) -> str:
@@ -67,8 +72,12 @@ class Ledger:
 
     # Plans
 
-    def insert_plan(self, rows: PlanRows) -> None:
-        """Makes the study hold exactly this plan. Trials that are known keep their state; twice is as once.
+    def insert_plan(self, rows: PlanRows, *, edition: int | None = None) -> int | None:
+        """Makes the study hold exactly this plan, and returns its edition. Trials that are known keep their state; twice is as once.
+
+        A launcher inserts its first plan without an edition, and is given one: that of the study, or the next if the study
+        file was edited since. With this it inserts its later plans. None, and nothing is written, when another launcher has
+        meanwhile brought a later edition: then the study is that one's.
 
         Where the plan pauses or stops trials, they follow with it, in the same transaction: one that no study wants to go on
         is PAUSED or STOPPED, one that was and that some study wants again is PLANNED and keeps its rungs. Leased trials are
@@ -77,60 +86,49 @@ class Ledger:
         Memberships that the plan no longer names are kept as orphans: not leased, not counted, back when the plan names
         them again.
         """
-        with self._database.write() as connection:
-            plan.insert_plan(connection, rows)
+        return self._database.write(plan.insert_plan, rows, edition=edition)
 
     def add_trials(self, study: str, rows: TrialRows) -> None:
         """Adds trials to a planned study, such as a tuner's proposals. Orphans nothing; twice is as once."""
-        with self._database.write() as connection:
-            plan.add_trials(connection, study, rows)
+        self._database.write(plan.add_trials, study, rows)
 
     def members(self, study: str) -> list[Member]:
         """Every membership of the study, orphans too, in the order of the plan."""
-        with self._database.read() as connection:
-            return read.members(connection, study)
+        return self._database.read(read.members, study)
 
     def states(self, keys: Iterable[str]) -> dict[str, TrialState]:
         """State of each trial that is known under any study; unknown keys are left out."""
-        with self._database.read() as connection:
-            return read.states(connection, keys)
+        return self._database.read(read.states, tuple(keys))
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, tuple[TrialState, dict[str, float]]]:
         """State of each trial that is known under any study, and the final metrics of complete ones, costs left out."""
-        with self._database.read() as connection:
-            return read.outcomes(connection, list(keys))
+        return self._database.read(read.outcomes, list(keys))
 
     def rungs(self, keys: Iterable[str], metrics: Collection[str]) -> dict[str, tuple[Rung, ...]]:
         """What trials reported of some metrics, in the order of steps; a rung that has none of them is empty."""
-        with self._database.read() as connection:
-            return read.rungs(connection, keys, metrics)
+        return self._database.read(read.rungs, tuple(keys), metrics)
 
     def study_spec(self, study: str) -> dict[str, Json] | None:
         """What the study's plan was inserted with; None for an unknown study."""
-        with self._database.read() as connection:
-            return read.study_spec(connection, study)
+        return self._database.read(read.study_spec, study)
 
     def study_names(self) -> tuple[str, ...]:
         """Every study of the ledger, in the order in which they were first planned."""
-        with self._database.read() as connection:
-            return read.study_names(connection)
+        return self._database.read(read.study_names)
 
     # What a worker does
 
     def register_worker(self, study: str, *, identity: str, host: str, pid: int, started: str | float) -> int:
         """Number of a new worker. `started` tells its process from a later one of the same pid."""
-        with self._database.write() as connection:
-            return journal.register_worker(connection, study, identity=identity, host=host, pid=pid, started=str(started))
+        return self._database.write(presence.register_worker, study, identity=identity, host=host, pid=pid, started=str(started))
 
     def worker_seen(self, worker: int) -> None:
         """Says that the worker is alive; leasing and renewing say so too."""
-        with self._database.write() as connection:
-            journal.worker_seen(connection, worker)
+        self._database.write(presence.worker_seen, worker)
 
     def worker_ended(self, worker: int, *, exit_code: int | None = None, reason: str = "") -> None:
         """Says that the worker's process has ended. It leases nothing any more; only the first call counts."""
-        with self._database.write() as connection:
-            journal.worker_ended(connection, worker, exit_code=exit_code, reason=reason)
+        self._database.write(presence.worker_ended, worker, exit_code=exit_code, reason=reason)
 
     def lease(self, study: str, worker: int, n: int, *, signature: str | None = None, lease_s: float) -> list[Leased]:
         """Up to `n` waiting trials of one signature, in the order of the plan, held by the worker for `lease_s` seconds.
@@ -146,28 +144,31 @@ class Ledger:
         Trials whose workers died more than once come in ever smaller packs, at last alone, so that the one that kills its
         worker is found.
         """
-        with self._database.write() as connection:
-            return lease.lease(connection, study, worker, n, signature=signature, lease_s=lease_s)
+        return self._database.write(lease.lease, study, worker, n, signature=signature, lease_s=lease_s)
 
     def waiting(self, study: str, signature: str) -> int:
         """Trials of a signature that wait in the study's queue."""
-        with self._database.read() as connection:
-            return lease.waiting(connection, study, signature)
+        return self._database.read(lease.waiting, study, signature)
 
     def unfinished(self, study: str, *, most: int) -> int:
         """Trials of the study that wait or are held by its workers, counted no further than `most`."""
-        with self._database.read() as connection:
-            return lease.unfinished(connection, study, most)
+        return self._database.read(lease.unfinished, study, most)
 
     def upcoming(self, study: str, worker: int, signature: str) -> FlatConfig | None:
         """Config of the trial that the worker would be given first after the last one of its signature; None for none."""
-        with self._database.read() as connection:
-            return lease.upcoming(connection, study, worker, signature)
+        return self._database.read(lease.upcoming, study, worker, signature)
 
-    def renew(self, worker: int, lease_s: float) -> set[str]:
-        """Moves the end of the worker's live leases to `lease_s` seconds from now; keys of the trials it still holds."""
-        with self._database.write() as connection:
-            return lease.renew(connection, worker, lease_s)
+    def renew(self, worker: int, lease_s: float, keys: Collection[str] | None = None) -> set[str]:
+        """Moves the end of the worker's live leases to `lease_s` seconds from now; keys of the trials it still holds.
+
+        `keys` are the trials that the worker knows it has. One that it was given without hearing of it, as when the
+        connection broke at that moment, is not renewed, and so goes to another. None renews all.
+        """
+        return self._database.write(lease.renew, worker, lease_s, None if keys is None else frozenset(keys))
+
+    def unwanted(self, worker: int) -> set[str]:
+        """Trials that the worker holds and that no study has any more, since it was edited: to be saved and let go."""
+        return self._database.read(lease.unwanted, worker)
 
     def record(self, worker: int, entries: Sequence[Entry]) -> dict[str, bool]:
         """Writes a rung of a pack in one transaction. False for a trial whose lease is gone: nothing of it was written.
@@ -175,8 +176,7 @@ class Ledger:
         Raises:
             ValueError: An entry follows the end of its trial.
         """
-        with self._database.write() as connection:
-            return record.record(connection, worker, entries)
+        return self._database.write(record.record, worker, entries)
 
     def park(self, worker: int, keys: Collection[str]) -> int:
         """Ends the leases of lanes that wait at a rung, now that their checkpoints are on disk; how many.
@@ -184,73 +184,79 @@ class Ledger:
         A trial is PAUSED then, or goes where its studies want it: back to the queue, or STOPPED. Leases that have expired
         are left to `expire`.
         """
-        with self._database.write() as connection:
-            return ending.park(connection, worker, keys)
+        return self._database.write(ending.park, worker, keys)
 
     def release(self, worker: int, *, keys: Collection[str] | None = None, state: TrialState, reason: str) -> int:
         """Hands back what the worker holds, or those of `keys`; how many.
 
-        `state` is PREEMPTED for a worker told to stop, PLANNED for lanes it never began, LOST for what it cannot account for.
+        `state` is PREEMPTED for a worker told to stop, PLANNED for lanes it never began.
         """
-        with self._database.write() as connection:
-            return ending.release(connection, worker, keys=keys, state=state, reason=reason)
+        return self._database.write(ending.release, worker, keys=keys, state=state, reason=reason)
 
-    def fail(self, worker: int, key: str, fence: int, reason: str, *, max_failures: int = MAX_FAILURES) -> TrialState | None:
-        """Ends an attempt that raised: the trial is PLANNED again, or FAILED after `max_failures` such attempts.
+    def fail(
+        self, worker: int, key: str, fence: int, reason: str, *, cause: Cause = Cause.RAISED, bounds: Mapping[Cause, int] = BOUNDS
+    ) -> TrialState | None:
+        """Ends an attempt that raised: the trial is PLANNED again, or FAILED after so many attempts that ended by this cause.
 
         Returns that state, or None when the lease was gone and nothing was written.
         """
-        with self._database.write() as connection:
-            return ending.fail(connection, worker, key, fence, reason, max_failures=max_failures)
+        return self._database.write(ending.fail, worker, key, fence, reason, cause=cause, bounds=bounds)
 
     # What the driver does
 
-    def expire(self, study: str, *, max_lost: int | None = MAX_LOST) -> list[str]:
-        """Ends the study's expired leases as LOST; keys of the trials. `max_lost` as in `release_dead`."""
-        with self._database.write() as connection:
-            return ending.expire(connection, study, max_lost=max_lost)
+    def expire(self, study: str, *, bounds: Mapping[Cause, int] = BOUNDS) -> list[str]:
+        """Ends the study's expired leases as LOST; keys of the trials. `bounds` as in `release_dead`."""
+        return self._database.write(ending.expire, study, bounds=bounds)
 
-    def release_dead(self, study: str, worker_ids: Collection[int], *, max_lost: int | None = MAX_LOST) -> list[str]:
+    def release_dead(self, study: str, causes: Mapping[int, Cause], *, bounds: Mapping[Cause, int] = BOUNDS) -> list[str]:
         """Ends the leases of workers known to be dead as LOST, at once; keys of the trials.
 
         Args:
             study: Whose workers they were.
-            worker_ids: Numbers of the dead.
-            max_lost: A trial that was alone on its worker is FAILED when so many workers died with it since it last got
-                further than before. None: the deaths came from outside, and are not held against the trials.
+            causes: Numbers of the dead, with what they died of.
+            bounds: A trial that was alone on its worker is FAILED when so many workers died of that cause with it since it
+                last got further than before.
         """
-        with self._database.write() as connection:
-            return ending.release_dead(connection, study, worker_ids, max_lost=max_lost)
+        return self._database.write(ending.release_dead, study, causes, bounds=bounds)
 
     def retry(self, study: str) -> int:
         """FAILED trials of the study wait again, their failures forgotten; how many."""
-        with self._database.write() as connection:
-            return ending.retry(connection, study)
+        return self._database.write(ending.retry, study)
+
+    def troubles(self, study: str) -> tuple[Trouble, ...]:
+        """Attempts at the study's trials that ended before their time, oldest first."""
+        return self._database.read(ending.troubles, study)
 
     def live_workers(self, study: str) -> list[WorkerRow]:
         """Workers of the study that were not said to have ended, oldest first. Whether they live is for the driver to see."""
-        with self._database.read() as connection:
-            return journal.live_workers(connection, study)
+        return self._database.read(presence.live_workers, study)
+
+    def claim(self, study: str, role: str, holder: str, lease_s: float) -> bool:
+        """Whether the holder has a role of the study, such as publishing, for `lease_s` seconds from now.
+
+        One process has it at a time: the first to ask, until it lets go or does not ask again in time.
+        """
+        return self._database.write(presence.claim, study, role, holder, lease_s)
+
+    def disclaim(self, study: str, role: str, holder: str) -> None:
+        """Lets a role go; does nothing when somebody else has it."""
+        self._database.write(presence.disclaim, study, role, holder)
 
     def request_stop(self, study: str, stop: bool) -> None:
         """Asks the study's workers to checkpoint and end, or takes that back."""
-        with self._database.write() as connection:
-            journal.request_stop(connection, study, stop)
+        self._database.write(journal.request_stop, study, stop)
 
     def stop_requested(self, study: str) -> bool:
         """Whether the study's workers are asked to end."""
-        with self._database.read() as connection:
-            return journal.stop_requested(connection, study)
+        return self._database.read(journal.stop_requested, study)
 
     def counts(self, study: str) -> dict[tuple[str, Phase], dict[TrialState, int]]:
         """Trials in each state, by arm and phase in the order of the plan. States without trials are left out."""
-        with self._database.read() as connection:
-            return read.counts(connection, study)
+        return self._database.read(read.counts, study)
 
     def progress(self, study: str) -> tuple[ProgressRow, ...]:
         """The lines of a live table, in the order of the plan."""
-        with self._database.read() as connection:
-            return read.progress(connection, study)
+        return self._database.read(read.progress, study)
 
     def trial_records(
         self,
@@ -268,55 +274,45 @@ class Ledger:
             keys: Only these trials; None is all.
             with_rungs: Read learning curves too. Without, `rungs` are empty and `metrics` are as ever.
         """
-        with self._database.read() as connection:
-            return read.trial_records(connection, study, phases=phases, keys=keys, with_rungs=with_rungs)
+        return self._database.read(read.trial_records, study, phases=phases, keys=keys, with_rungs=with_rungs)
 
     def artifacts(self, keys: Iterable[str]) -> tuple[ArtifactRow, ...]:
         """Files that the trials left behind, by trial and name."""
-        with self._database.read() as connection:
-            return read.artifacts_of(connection, keys)
+        return self._database.read(read.artifacts_of, tuple(keys))
 
     # What is told beside the trials
 
     def event(self, study: str, kind: str, trial: str | None = None, **payload: Json) -> int:
         """Notes that something happened to the study, or to one of its trials; number of the event."""
-        with self._database.write() as connection:
-            return journal.event(connection, study, kind, trial, payload)
+        return self._database.write(journal.event, study, kind, trial, payload)
 
     def events(self, study: str, after_id: int = 0) -> tuple[EventRow, ...]:
         """Events with larger numbers than `after_id`, in their order."""
-        with self._database.read() as connection:
-            return journal.events_after(connection, study, after_id)
+        return self._database.read(journal.events_after, study, after_id)
 
     def run_records(self, study: str) -> tuple[RunRecord, ...]:
         """How the study was run, oldest first: from its events `run`, `run ended` and `usage`, and from its workers."""
-        with self._database.read() as connection:
-            return runs.run_records(connection, study)
+        return self._database.read(runs.run_records, study)
 
     def machine(self, host: str) -> tuple[str, float | None]:
         """The device that a machine's last finished trial was trained on, and the seconds of a run beside its programs.
 
         Empty and None where no trial, or no run, of any study was.
         """
-        with self._database.read() as connection:
-            return runs.device_of(connection, host), runs.overhead_s(connection)
+        return self._database.read(runs.machine, host)
 
     def unpublished(self, study: str, tracker: str) -> tuple[str, ...]:
         """Terminal trials that the tracker does not have, in the order of the plan. A trial run again is published again."""
-        with self._database.read() as connection:
-            return journal.unpublished(connection, study, tracker)
+        return self._database.read(journal.unpublished, study, tracker)
 
     def mark_published(self, study: str, tracker: str, keys: str | Sequence[str]) -> None:
         """Says that the tracker has one trial, or several, as they are now."""
-        with self._database.write() as connection:
-            journal.mark_published(connection, study, tracker, [keys] if isinstance(keys, str) else keys)
+        self._database.write(journal.mark_published, study, tracker, [keys] if isinstance(keys, str) else keys)
 
     def probe_put(self, probe: Probe) -> None:
         """Keeps a speed measurement for later plans of any study."""
-        with self._database.write() as connection:
-            journal.probe_put(connection, probe)
+        self._database.write(journal.probe_put, probe)
 
     def probes(self, signatures: Iterable[str]) -> tuple[Probe, ...]:
         """Speed measurements of the signatures."""
-        with self._database.read() as connection:
-            return journal.probes_of(connection, signatures)
+        return self._database.read(journal.probes_of, tuple(signatures))

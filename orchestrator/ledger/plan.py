@@ -25,8 +25,9 @@ NEW_TRIAL: Mapping[str, Any] = {
     "fence": 0,
     "step": 0,
     "furthest_step": 0,
-    "failures": 0,
     "losses": 0,
+    "retried": 0,
+    "furthered": 0,
 }
 _of_place = sa.and_(
     memberships.c.study == sa.bindparam("of_study"),
@@ -38,17 +39,33 @@ _of_place = sa.and_(
 _MOVE = sa.update(memberships).where(_of_place)
 
 
-def insert_plan(connection: sa.Connection, plan: PlanRows) -> None:
-    """Makes the study hold exactly what the plan holds. Memberships not in the plan are kept as orphans, and come back with it."""
+def insert_plan(connection: sa.Connection, plan: PlanRows, *, edition: int | None) -> int | None:
+    """Makes the study hold exactly what the plan holds; see `Ledger.insert_plan`."""
     _lock(connection)
+    current = _edition(connection, plan, edition)
+    if current is not None:
+        _insert(connection, plan.study, plan, orphan_others=True)
+        tell_decisions(connection, plan.study, plan.decisions)
+    return current
+
+
+def _edition(connection: sa.Connection, plan: PlanRows, edition: int | None) -> int | None:
+    """The plan's edition, with the study's row brought up to it; None for a plan of an edition that is no longer the current one."""
     spec = canonical(plan.spec)
-    found = connection.execute(sa.select(studies.c.spec).where(studies.c.name == plan.study)).scalar_one_or_none()
-    if found is None:
-        connection.execute(sa.insert(studies).values(name=plan.study, spec=spec, stop=False, created_at=now()))
-    elif found != spec:
-        connection.execute(sa.update(studies).where(studies.c.name == plan.study).values(spec=spec))
-    _insert(connection, plan.study, plan, orphan_others=True)
-    tell_decisions(connection, plan.study, plan.decisions)
+    known = sa.select(studies.c.spec, studies.c.edition, studies.c.digest).where(studies.c.name == plan.study)
+    row = connection.execute(known).first()
+    if row is None:
+        new = sa.insert(studies).values(name=plan.study, spec=spec, stop=False, edition=1, digest=plan.digest, created_at=now())
+        connection.execute(new)
+        return 1
+    if edition is None:
+        edition = row.edition if row.digest == plan.digest else row.edition + 1
+    if edition < row.edition:
+        return None
+    if (spec, edition, plan.digest) != tuple(row):
+        moved = sa.update(studies).where(studies.c.name == plan.study)
+        connection.execute(moved.values(spec=spec, edition=edition, digest=plan.digest))
+    return edition
 
 
 def add_trials(connection: sa.Connection, study: str, rows: TrialRows) -> None:

@@ -66,19 +66,17 @@ def _measure(connection: sa.Connection, curves: Mapping[str, Rungs], leases: Map
 
 
 def _advanced(lease: Held, said: Sequence[Entry]) -> dict[str, object]:
+    """What is known of a trial after a report. One that gets further than ever before is not what kills its workers."""
     furthest = max(lease.furthest_step, *(entry.step for entry in said))
+    is_further = furthest > lease.furthest_step
     return {
         "of_key": lease.key,
         "of_fence": lease.fence,
         "step": said[-1].step,
         "furthest_step": furthest,
-        "losses": _losses(lease, said),
+        "losses": 0 if is_further else lease.losses,
+        "furthered": lease.fence if is_further else lease.furthered,
     }
-
-
-def _losses(lease: Held, said: Sequence[Entry]) -> int:
-    """A trial that gets further than ever before is not what kills its workers."""
-    return 0 if any(entry.step > lease.furthest_step for entry in said) else lease.losses
 
 
 def _ending(lease: Held, entry: Entry, outcome: TrialState) -> Ending:
@@ -87,7 +85,6 @@ def _ending(lease: Held, entry: Entry, outcome: TrialState) -> Ending:
         outcome=outcome,
         then=outcome,
         reason=entry.reason,
-        failures=lease.failures,
         losses=lease.losses,
         provenance=entry.provenance,
     )

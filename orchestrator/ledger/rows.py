@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from orchestrator.keys import FlatConfig, Json
-from orchestrator.records import Phase, TrialState
+from orchestrator.records import Cause, Phase, TrialState
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +97,19 @@ class TrialRows:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRows(TrialRows):
-    """A whole plan: all that the study named `study` holds now, its description, and every decision that led to it."""
+    """A whole plan: all that the study named `study` holds now, its description, and every decision that led to it.
+
+    Attributes:
+        study: Its name.
+        spec: Its description, from which reports are made.
+        decisions: Of its stopping rules.
+        digest: Of the study file and the settings that the plan was made from: plans of one digest are of one edition.
+    """
 
     study: str
     spec: Mapping[str, Json]
     decisions: tuple[DecisionRow, ...] = ()
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +206,29 @@ class WorkerRow:
     seen_s: float
     signature: str
     leases: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """An attempt at a trial that ended before its time.
+
+    Attributes:
+        trial: Content key.
+        attempt: Which lease of the trial it was, from 1.
+        cause: Its class.
+        reason: In words.
+        worker: Identity of the worker that held the trial.
+        host: Machine of that worker.
+        at: When it ended: UTC, ISO 8601.
+    """
+
+    trial: str
+    attempt: int
+    cause: Cause
+    reason: str
+    worker: str
+    host: str
+    at: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

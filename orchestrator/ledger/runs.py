@@ -56,6 +56,11 @@ def run_records(connection: sa.Connection, study: str) -> tuple[RunRecord, ...]:
     return tuple(_run([row[1:] for row in rows[start:end]], crew) for (start, end), crew in zip(spans, crews, strict=True))
 
 
+def machine(connection: sa.Connection, host: str) -> tuple[str, float | None]:
+    """Device and overhead of a machine; see `Ledger.machine`."""
+    return device_of(connection, host), overhead_s(connection)
+
+
 def device_of(connection: sa.Connection, host: str) -> str:
     """Device of the last trial that a machine finished, as its trainer names it; empty where it named none."""
     found = connection.execute(_PROVENANCE, {"host": host}).scalar_one_or_none()

@@ -11,7 +11,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from orchestrator.records import Phase, TrialState
 
-REVISION = "0002"  # of the newest migration; a test compares the two
+REVISION = "0003"  # of the newest migration; a test compares the two
 
 SECONDS: sa.Double[float] = sa.Double()
 
@@ -31,6 +31,9 @@ studies = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("spec", sa.Text, nullable=False),  # canonical JSON, as are config, cost, point, payload, provenance
     sa.Column("stop", sa.Boolean, nullable=False),
+    # Each launch of an edited study file counts up; a launcher of an older edition plans no more.
+    sa.Column("edition", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("digest", sa.Text, nullable=False, server_default=sa.text("''")),  # of the study file and settings
     sa.Column("created_at", sa.Double, nullable=False),  # seconds since 1970 on the database's clock, as is every `_at`
 )
 
@@ -79,8 +82,10 @@ trials = sa.Table(
     sa.Column("expires_at", sa.Double),
     sa.Column("step", sa.BigInteger, nullable=False),  # last one recorded
     sa.Column("furthest_step", sa.BigInteger, nullable=False),  # over all attempts
-    sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("losses", sa.Integer, nullable=False),  # workers that died with it since it last got further
+    # Attempts that may be held against it are younger: than the last `retry`, and for deaths than the last one that got further.
+    sa.Column("retried", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("furthered", sa.Integer, nullable=False, server_default="0"),
     sa.CheckConstraint(_one_of("state", TrialState), name="state"),
     sa.CheckConstraint("(state = 'leased') = (worker IS NOT NULL)", name="leased_by_a_worker"),
     sa.CheckConstraint("(state = 'leased') = (expires_at IS NOT NULL)", name="leased_until"),
@@ -127,6 +132,7 @@ attempts = sa.Table(
     sa.Column("outcome", sa.Text, nullable=False),  # `leased` until it ends
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("provenance", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False, server_default=sa.text("''")),  # a `Cause`; empty for one that ended as it should
     sa.CheckConstraint(_one_of("outcome", TrialState), name="outcome"),
     sqlite_with_rowid=False,
 )
@@ -168,6 +174,16 @@ publications = sa.Table(
     sa.Column("tracker", sa.Text, primary_key=True),
     sa.Column("trial", sa.Text, sa.ForeignKey("trials.key"), primary_key=True),
     sa.Column("fence", sa.Integer, nullable=False),  # of the attempt that was published: a retried trial is published again
+)
+
+# What only one process at a time may do for a study, such as publishing; it is let go by not being renewed.
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.name"), primary_key=True),
+    sa.Column("role", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
 )
 
 probes = sa.Table(

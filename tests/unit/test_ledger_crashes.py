@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestrator.ledger import Ledger, LedgerUnavailableError
-from orchestrator.records import TrialState
+from orchestrator.records import Cause, TrialState
 from tests.ledgers import LEASE_S, STUDY, finish, plan, register, rung, start, states
 
 
@@ -90,7 +90,7 @@ def test_processes_killed_while_they_write_leave_a_whole_ledger(tmp_path: pathli
         with ThreadPoolExecutor() as threads:  # each dies as soon as it has begun, so that the slower one finds trials left
             list(threads.map(kill_while_it_writes, processes))
         assert integrity(path) == ["ok"]
-        lost = ledger.release_dead(STUDY, [row.id for row in ledger.live_workers(STUDY)])
+        lost = ledger.release_dead(STUDY, {row.id: Cause.KILLED for row in ledger.live_workers(STUDY)})
         for record in ledger.trial_records(STUDY):
             whole = {TrialState.COMPLETE: (1, 2, 10), TrialState.PLANNED: ()}
             steps = tuple(found.step for found in record.rungs)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from orchestrator.ledger import Entry, Leased, Ledger, PlanRows
-from orchestrator.records import TrialState
+from orchestrator.records import Cause, TrialState
 from tests.ledgers import LEASE_S, STUDY, plan, register
 
 KEYS = tuple(f"t{number:04d}" for number in range(5))
-MAX_FAILURES = 2
+BOUNDS = dict.fromkeys(Cause, 10_000) | {Cause.RAISED: 2}  # deaths are tested by themselves
 TEMPLATE = pathlib.Path(tempfile.mkdtemp(prefix="tessera-machine-")) / "template.sqlite"
 atexit.register(shutil.rmtree, TEMPLATE.parent)
 
@@ -143,9 +143,9 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = None
         if self.is_live(worker, lease):
             trial.failures += 1
-            trial.state = expected = TrialState.FAILED if trial.failures >= MAX_FAILURES else TrialState.PLANNED
+            trial.state = expected = TrialState.FAILED if trial.failures >= BOUNDS[Cause.RAISED] else TrialState.PLANNED
             trial.settle()
-        assert self.ledger.fail(worker, lease.key, lease.fence, "it raised", max_failures=MAX_FAILURES) is expected
+        assert self.ledger.fail(worker, lease.key, lease.fence, "it raised", bounds=BOUNDS) is expected
 
     @rule(who=workers, of=st.sets(st.sampled_from(KEYS)))
     def park(self, who: int, of: set[str]) -> None:
@@ -166,7 +166,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         late = {key for key, trial in self.model.items() if trial.state is TrialState.LEASED and not trial.live}
-        assert set(self.ledger.expire(STUDY, max_lost=None)) == late
+        assert set(self.ledger.expire(STUDY, bounds=BOUNDS)) == late
         for key in late:
             self.model[key].state = TrialState.LOST
             self.model[key].settle()
@@ -175,7 +175,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def bury(self, who: int) -> None:
         lost = self.held(self.ids[who])
         self.ledger.worker_ended(self.ids[who], exit_code=-9)
-        assert set(self.ledger.release_dead(STUDY, [self.ids[who]], max_lost=None)) == lost
+        assert set(self.ledger.release_dead(STUDY, {self.ids[who]: Cause.ORPHANED}, bounds=BOUNDS)) == lost
         for key in lost:
             self.model[key].state = TrialState.LOST
             self.model[key].settle()
