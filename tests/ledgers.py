@@ -96,34 +96,59 @@ def states(ledger: Ledger, study: str = STUDY) -> dict[str, TrialState]:
     return {member.key: member.state for member in ledger.members(study) if not member.orphaned}
 
 
+class PostgreSQL:
+    """A server of our own in a folder of our own, reached by a socket in it: it can be stopped and started like any other.
+
+    Attributes:
+        url: Of its first database; the same after a restart.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.url = sa.URL.create("postgresql", username="tessera", database="postgres", query={"host": str(folder)})
+        self._folder, self._programs = folder, _postgresql_programs()
+        self._as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:  # which it refuses to run as
+            shutil.chown(folder, "postgres")
+            self._as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        self._run("initdb", "-U", "tessera", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        options = f"-k {self._folder} -c listen_addresses='' -c fsync=off"
+        self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """At once, as if its processes were killed: transactions that have not committed are lost, connections break."""
+        self._run("pg_ctl", "-m", "immediate", "-w", "stop")
+
+    def restart(self) -> None:
+        """Stops and starts it: what it committed is there again."""
+        self.stop()
+        self.start()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        log = self._folder / f"{program}.out"
+        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
+        with open(log, "wb") as out:
+            done = subprocess.run(command, stdout=out, stderr=out, cwd="/", check=False, **self._as_user)
+        assert done.returncode == 0, log.read_text()
+
+
 @contextlib.contextmanager
-def postgresql() -> Generator[sa.URL]:
-    """A server of our own in a folder of our own, reached by a socket in it. It refuses to run as root, so root is dropped.
+def postgresql() -> Generator[PostgreSQL]:
+    """A server that runs, and is gone afterwards.
 
     Raises:
         FileNotFoundError: There is no server program on this machine.
     """
-    programs = _postgresql_programs()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tessera-pg-", dir="/tmp"))  # a socket's path has at most 107 bytes
-    as_user: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-        as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-
-    def run(program: str, *arguments: str) -> None:
-        log = folder / f"{program}.out"
-        with open(log, "wb") as out:
-            done = subprocess.run([str(programs / program), *arguments], stdout=out, stderr=out, cwd="/", check=False, **as_user)
-        assert done.returncode == 0, log.read_text()
-
-    data = str(folder / "data")
     try:
-        run("initdb", "-D", data, "-U", "tessera", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-        run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses='' -c fsync=off", "start")
+        server = PostgreSQL(folder)
+        server.start()
         try:
-            yield sa.URL.create("postgresql", username="tessera", database="postgres", query={"host": str(folder)})
+            yield server
         finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            server.stop()
     finally:
         shutil.rmtree(folder)
 

@@ -34,7 +34,7 @@ def postgresql_urls() -> Generator[MakeUrl]:
     """Databases made from one migrated template, on a server of our own."""
     with contextlib.ExitStack() as stack:
         try:
-            server = stack.enter_context(postgresql())
+            server = stack.enter_context(postgresql()).url
         except FileNotFoundError as error:
             pytest.skip(str(error))
         admin = sa.create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
