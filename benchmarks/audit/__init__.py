@@ -1,0 +1,1 @@
+"""What `benchmarks/kill_audit.py` is made of."""
