@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from orchestrator.contract import FlatConfig, Lane, Probe, Report, Trainer, Usage, Verdict
 from orchestrator.errors import LedgerError
@@ -29,6 +30,8 @@ from orchestrator.records import Rung, TrialState
 from orchestrator.stopping.divergence import DivergenceGuard
 
 log = logging.getLogger("worker")
+
+AnyPath = TypeVar("AnyPath", bound=pathlib.PurePath)
 
 IDLE_S = 0.2  # between two looks at an empty queue
 
@@ -266,11 +269,12 @@ class WorkerHost:
             outcome=outcome,
             reason=decision.reason,
             provenance=provenance,
+            artifacts={name: str(trial_folder(pathlib.PurePosixPath(), report.key) / path) for name, path in report.artifacts.items()},
         )
 
 
-def trial_folder(out: pathlib.Path, key: str) -> pathlib.Path:
-    """Where a trial keeps its checkpoints, whatever the study."""
+def trial_folder(out: AnyPath, key: str) -> AnyPath:
+    """Where a trial keeps its checkpoints and predictions, whatever the study. Artifacts in the ledger are relative to `out`."""
     return out / "trials" / key[:2] / key
 
 

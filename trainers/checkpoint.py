@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.contract import DamagedError
+from orchestrator.contract import DamagedError, write_whole
 from trainers import sealed
 
 LATEST, PREVIOUS, DAMAGED = "checkpoint.safetensors", "checkpoint.previous.safetensors", "checkpoint.damaged.safetensors"
@@ -91,8 +91,8 @@ class Saver:
 
 def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint in one stroke and keeps the one before."""
-    words = {"key": checkpoint.key, "program": checkpoint.program}
-    sealed.save(folder / LATEST, checkpoint.arrays, words, keep=folder / PREVIOUS)
+    content = sealed.seal(checkpoint.arrays, {"key": checkpoint.key, "program": checkpoint.program})
+    write_whole(folder / LATEST, *content.parts, keep=folder / PREVIOUS)
 
 
 def load(folder: pathlib.Path, key: str) -> Checkpoint | None:
@@ -122,7 +122,7 @@ def program_of(folder: pathlib.Path, key: str) -> str | None:
     """What the lane's newest readable checkpoint was computed by, from its head alone; None where there is none."""
     for name in (LATEST, PREVIOUS):
         with contextlib.suppress(OSError, DamagedError):  # said when it is loaded
-            words = sealed.about(folder / name)
+            words = sealed.words_of(folder / name)
             if words.get("key") == key and "program" in words:
                 return words["program"]
     return None

@@ -8,8 +8,10 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from orchestrator.contract import Host, Lane, Report, Verdict, build
-from trainers import backend
+from trainers import backend, predictions
 from trainers.account import Account
 from trainers.checkpoint import Checkpoint, Saver
 from trainers.choosing import choose
@@ -189,17 +191,28 @@ class _Loop:
         self._account.reported()
 
     def _measured(self, arrived: Mapping[int, _Seat]) -> list[Report]:
-        """Validation metrics of each lane, and those of every other split where it is final."""
+        """Validation metrics of each lane; where it is final those of every other split too, and its predictions are on disk."""
         losses = self._pack.losses(list(arrived))
         metrics = {place: {"train/loss": losses[place] / seat.steps_since_rung} for place, seat in arrived.items()}
         final = [place for place, seat in arrived.items() if seat.is_final]
+        said: dict[int, dict[str, np.ndarray]] = {place: {} for place in final}
         for split in self._pack.splits:
-            of_split = list(arrived) if split == "val" else final
-            for place, values in self._pack.measure(split, of_split).items() if of_split else ():
-                metrics[place] |= values
+            of_split, keep = list(arrived) if split == "val" else final, final if split in predictions.SPLITS else ()
+            for place, found in self._pack.measure(split, of_split, keep=keep).items() if of_split else ():
+                metrics[place] |= found.metrics
+                if found.log_probabilities is not None:
+                    said[place][f"{split}/{predictions.LOG_PROBABILITIES}"] = found.log_probabilities
+                    said[place][f"{split}/{predictions.LABELS}"] = self._pack.labels(split)
         how = {"device": self._here, "strategy": self._pack.packing.strategy.value, "width": str(self._pack.width)}
         return [
-            Report(key=seat.lane.key, step=seat.step, metrics=metrics[place], final=seat.is_final, provenance=how)
+            Report(
+                key=seat.lane.key,
+                step=seat.step,
+                metrics=metrics[place],
+                final=seat.is_final,
+                provenance=how,
+                artifacts={"predictions": predictions.save(seat.lane.folder, seat.lane.key, said[place])} if seat.is_final else {},
+            )
             for place, seat in arrived.items()
         ]
 

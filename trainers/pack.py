@@ -7,8 +7,8 @@ where chunks begin (tests/trainers/test_loop.py, on hashes of parameters).
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,16 @@ from orchestrator.contract import FlatConfig, build
 from trainers.config import VisionConfig
 from trainers.feed import Ahead, Feed
 from trainers.packing import Packing, Strategy
+from trainers.predictions import log_probabilities
 from trainers.programs import Programs, data_of, programs_of, stacked_shapes
 from trainers.step import LaneState, TrainData, root_key, traced_numbers
+
+
+class Measured(NamedTuple):
+    """What a lane scores on a split, as `split/name`, and the log of each member's probabilities, [member, image, class]."""
+
+    metrics: dict[str, float]
+    log_probabilities: np.ndarray | None
 
 
 class Pack(abc.ABC):
@@ -56,13 +64,22 @@ class Pack(abc.ABC):
         """Sum of the training losses since the last rung, of the lanes in these places."""
         return {place: float(self._state(place).loss) for place in places}
 
-    def measure(self, split: str, places: Sequence[int]) -> dict[int, dict[str, float]]:
-        """Metrics of the lanes in these places on a split, as `split/name`."""
+    def labels(self, split: str) -> np.ndarray:
+        """Classes of the images of a split, [image]."""
+        return np.asarray(self._data.measured[split].labels)
+
+    def measure(self, split: str, places: Sequence[int], *, keep: Collection[int] = ()) -> dict[int, Measured]:
+        """What the lanes in these places score on a split, and in the places of `keep` also what they say of each image."""
         data = self._data.measured[split]
-        found: dict[int, dict[str, float]] = {}
+        found: dict[int, Measured] = {}
         for logits, rows in self._predicted(data.batches, places):
             values = jax.device_get(self.programs.metrics[len(data.labels)](logits, data.labels))
-            found |= {place: {f"{split}/{name}": float(value[row]) for name, value in values.items()} for place, row in rows.items()}
+            kept = {place: row for place, row in rows.items() if place in keep}
+            said = [np.asarray(batch) for batch in logits] if kept else []
+            for place, row in rows.items():
+                metrics = {f"{split}/{name}": float(value[row]) for name, value in values.items()}
+                predicted = log_probabilities([batch[row] for batch in said], len(data.labels)) if place in kept else None
+                found[place] = Measured(metrics, predicted)
         return found
 
     def advance(self, n_steps: Mapping[int, int]) -> None:

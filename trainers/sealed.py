@@ -11,12 +11,13 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from orchestrator.contract import DamagedError, content_key, write_whole
+from orchestrator.contract import DamagedError, content_key
 
 HEAD, WHOLE = "head", "sha256"  # in the metadata, beside what the caller says there
 BLANK = b"0" * 64
@@ -28,27 +29,28 @@ TYPES = {
 MOST_HEAD_BYTES = 100_000_000  # as safetensors allows
 
 
-def save(path: pathlib.Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str], *, keep: pathlib.Path | None = None) -> None:
-    """Writes the file whole or not at all: the same arrays and words give the same bytes.
+class Sealed(NamedTuple):
+    """A file's content: its parts in order, and its hash."""
 
-    Args:
-        path: Where.
-        arrays: By name.
-        about: Words that are read with them, or alone.
-        keep: Name that an older file of this path gets.
+    parts: tuple[bytes | memoryview, ...]
+    sha256: str
+
+
+def seal(arrays: Mapping[str, np.ndarray], words: Mapping[str, str]) -> Sealed:
+    """Arrays by name, and words that are read with them or alone. The same ones give the same bytes.
 
     Raises:
-        OSError: It cannot be written.
         TypeError: An array is of another type than `TYPES` has.
     """
     if strangers := [name for name, array in arrays.items() if array.dtype not in TYPES.values()]:
         raise TypeError(f"the dtype of {', '.join(strangers)} cannot be written")
-    metadata = {**about, HEAD: content_key(dict(about)), WHOLE: BLANK.decode()}
+    metadata = {**words, HEAD: content_key(dict(words)), WHOLE: BLANK.decode()}
     content = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
     body = memoryview(content)[8 + _length(content) :]
     head = _in_order(content)
     place = _place_of_hash(head)
-    write_whole(path, head[:place], _hash(place, head, body), head[place + len(BLANK) :], body, keep=keep)
+    sha256 = _hash(place, head, body)
+    return Sealed((head[:place], sha256, head[place + len(BLANK) :], body), sha256.decode())
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
@@ -67,7 +69,7 @@ def load(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     return _said(head), {name: _array(body, **row) for name, row in arrays.items()}
 
 
-def about(path: pathlib.Path) -> dict[str, str]:
+def words_of(path: pathlib.Path) -> dict[str, str]:
     """What the file says of itself, from its head alone.
 
     Raises:

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.durable import DamagedError, write_whole
 from trainers import checkpoint, sealed
 
 TAIL = 4096  # bytes: every one of them is cut at and flipped
@@ -69,14 +70,14 @@ def what(step: int) -> Any:
 
 
 def write_arrays(folder: pathlib.Path) -> pathlib.Path:
-    sealed.save(folder / "arrays", made(1).arrays, {"key": "lane", "program": 'with "quotes" and "sha256":"'})
+    write_whole(folder / "arrays", *sealed.seal(made(1).arrays, {"key": "lane", "program": 'with "quotes" and "sha256":"'}).parts)
     return folder / "arrays"
 
 
 def read_words(path: pathlib.Path) -> Any:
     try:
-        return sorted(sealed.about(path).items())
-    except sealed.DamagedError:
+        return sorted(sealed.words_of(path).items())
+    except DamagedError:
         return None
 
 

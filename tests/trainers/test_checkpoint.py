@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tests import disks
 from trainers.checkpoint import LATEST, PREVIOUS, Checkpoint, Saver, content_hash, load, remove, save
 
 
@@ -74,12 +75,15 @@ def test_the_same_checkpoint_is_the_same_bytes(tmp_path: pathlib.Path) -> None:
     assert len(set(files)) == 1
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
-    (tmp_path / LATEST / "in the way").mkdir(parents=True)
-    (tmp_path / PREVIOUS).touch()  # so that the folder in the way cannot be moved here
-    with pytest.raises(OSError, match=LATEST):
-        save(tmp_path, made(1))
-    assert not list(tmp_path.glob("*.tmp"))
+def test_a_full_disk_costs_a_warning_and_leaves_the_one_before_and_no_more(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, made(1))
+    with caplog.at_level(logging.WARNING), disks.full(after_bytes=100), Saver() as saver:
+        saver.save(tmp_path, made(2))
+    assert "could not be written" in caplog.text
+    assert [file.name for file in tmp_path.iterdir()] == [LATEST]
+    assert step_of(load(tmp_path, "lane")) == 1
 
 
 def test_one_flipped_bit_anywhere_in_the_data_is_noticed(tmp_path: pathlib.Path) -> None:

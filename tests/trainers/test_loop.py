@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.contract import Lane, Report, Verdict
+from orchestrator.contract import DataError, Lane, Report, Verdict
+from tests import disks
 from tests.trainers.scripted import TINY_VISION, ScriptedHost, answer_finished, lane
-from trainers import choosing, loop, pack, programs
-from trainers.checkpoint import Checkpoint, content_hash, load, save
+from trainers import choosing, loop, pack, predictions, programs
+from trainers.checkpoint import LATEST, PREVIOUS, Checkpoint, content_hash, load, save
 from trainers.pack import Separate
 from trainers.packing import Packing, Strategy
 from trainers.vision import Vision
@@ -156,6 +157,55 @@ def test_a_lane_that_is_finished_or_stopped_leaves_no_checkpoint_and_a_lost_one_
     late = {lanes[1].key: Verdict.STOP, lanes[2].key: Verdict.LOST}
     train(lanes, answer=lambda report: late.get(report.key, answer_finished(report)) if report.step > RUNG else Verdict.CONTINUE)
     assert [load(one.folder, one.key) is not None for one in lanes] == [False, False, True]
+
+
+@pytest.mark.parametrize("torn", [(LATEST,), (LATEST, PREVIOUS)])
+def test_a_lane_whose_checkpoints_are_damaged_goes_on_from_a_sound_one_or_anew_to_the_same_bits(
+    tmp_path: pathlib.Path, alone: tuple[str, dict[int, Any]], torn: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = ours(tmp_path)
+    train([one], answer=answer_lost_at_the_end)
+    for name in torn:
+        disks.flip(one.folder / name, place=-7)
+    host = train([one], answer=answer_lost_at_the_end)
+    assert list(host.curve(one.key)) == ([2 * RUNG, STEPS] if len(torn) == 1 else [RUNG, 2 * RUNG, STEPS])
+    assert host.curve(one.key).items() <= alone[1].items()
+    assert hash_of(one) == alone[0]
+    assert caplog.text.count("is passed over: its content does not match its hash") == len(torn)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.SOLO, Strategy.MAP])
+def test_a_final_report_finds_its_predictions_on_disk_and_says_their_metrics(tmp_path: pathlib.Path, strategy: Strategy) -> None:
+    one = ours(tmp_path)
+    seen: dict[str, Mapping[str, np.ndarray]] = {}
+
+    def answer(report: Report) -> Verdict:
+        assert set(report.artifacts) == ({"predictions"} if report.final else set())
+        if report.final:
+            seen[report.key] = predictions.load(one.folder / report.artifacts["predictions"], report.key)
+        return answer_finished(report)
+
+    host = train([one], answer=answer, strategy=strategy)
+    for split in ("val", "test"):
+        said, labels = seen[one.key][f"{split}/log_probabilities"], seen[one.key][f"{split}/labels"]
+        assert said.shape == (TINY_VISION["model.members"], len(labels), 10)
+        mean = np.log(np.exp(said.astype(np.float64)).mean(axis=0))
+        assert -mean[np.arange(len(labels)), labels].mean() == pytest.approx(host.finals()[one.key][f"{split}/nll"], rel=1e-6)
+        assert (mean.argmax(axis=-1) != labels).mean() == pytest.approx(host.finals()[one.key][f"{split}/error"], rel=1e-6)
+
+
+def test_a_trial_whose_predictions_cannot_be_kept_is_not_finished(tmp_path: pathlib.Path) -> None:
+    one = ours(tmp_path)
+    one.folder.mkdir()
+
+    def answer(report: Report) -> Verdict:
+        if report.step == 2 * RUNG:
+            one.folder.rename(tmp_path / "elsewhere")
+            one.folder.touch()  # a file where the folder was: nothing can be written below it
+        return answer_finished(report)
+
+    with pytest.raises(DataError, match=f"predictions of trial {one.key} cannot be written"):
+        train([one], answer=answer)
 
 
 def test_a_checkpoint_of_another_model_is_passed_over(
