@@ -41,7 +41,8 @@ class WorkerOrder:
     """All that a worker is told, as a JSON file that its command line names.
 
     Attributes:
-        ledger: URL or path of the ledger.
+        ledger: Path of the ledger, or its URL without a password, for people: the whole one is in the environment
+            variable TESSERA_STORAGE, which nobody else can read.
         study: Whose trials it leases.
         trainer: `module:Class`.
         identity: Name of the work unit.
@@ -309,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, caught)
     with supervised(lambda: stop("the launcher is gone")):
-        worker = Worker(order, Ledger.open(order.ledger, create=False), load_trainer(order.trainer))
+        worker = Worker(order, Ledger.open(os.environ.get("TESSERA_STORAGE") or order.ledger, create=False), load_trainer(order.trainer))
         workers.append(worker)
         for reason in asked:
             worker.stop(reason)
