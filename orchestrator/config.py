@@ -89,6 +89,38 @@ def leaves(config_class: type) -> Mapping[str, Leaf]:
     return types.MappingProxyType(found)
 
 
+class Overlay(Mapping[str, Value]):
+    """A flat config that is another one but for some values: a study has as many cells as trials, and a dict for each would fill memory.
+
+    >>> config = Overlay({"a": 1, "b": 2}, {"b": 3})
+    >>> dict(config), config == {"a": 1, "b": 3}
+    ({'a': 1, 'b': 3}, True)
+    """
+
+    __slots__ = ("_base", "_changes")
+
+    def __init__(self, base: FlatConfig, changes: FlatConfig) -> None:
+        """Keys of the changes are keys of the base. Neither is copied."""
+        self._base, self._changes = base, changes
+
+    def __getitem__(self, key: str) -> Value:
+        return self._changes[key] if key in self._changes else self._base[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+    def __repr__(self) -> str:
+        return f"Overlay({dict(self)!r})"
+
+    def flat(self) -> dict[str, Value]:
+        """As a dict of its own."""
+        base = self._base.flat() if isinstance(self._base, Overlay) else dict(self._base)
+        return base | dict(self._changes)
+
+
 def flatten(config: Any) -> dict[str, Value]:
     """The flat dotted dict of a config tree, such as `{"optim.learning_rate": 0.1, ...}`."""
     flat: dict[str, Value] = {}
@@ -122,7 +154,7 @@ def resolve(config_class: type, base: FlatConfig, overrides: FlatConfig, *, wher
         where: Who overrides, as named in messages, such as `arm 'E³'`.
     """
     known = leaves(config_class)
-    flat, problems = dict(base), list[Problem]()
+    flat, problems = base.flat() if isinstance(base, Overlay) else dict(base), list[Problem]()
     for key, value in overrides.items():
         if key not in known:
             problems.append(

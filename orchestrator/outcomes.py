@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Outcome, Outcomes, Plan, Planner
+from orchestrator.plan import Outcome, Outcomes, Plan, PlannedTrial, Planner
+from orchestrator.records import TrialState
+
+_BARE = {state: Outcome(state=state, metrics={}) for state in TrialState}  # of a hundred thousand trials most are alike
 
 
 def planned(planner: Planner, ledger: Ledger | None) -> tuple[Plan, Outcomes]:
@@ -16,22 +18,68 @@ def planned(planner: Planner, ledger: Ledger | None) -> tuple[Plan, Outcomes]:
         planner: Of the study.
         ledger: None where there is none yet.
     """
-    outcomes: dict[str, Outcome] = {}
-    asked: set[str] = set()
-    while True:
-        plan = planner.plan(outcomes)
-        unknown = {trial.key: trial.watched for trial in plan.trials if trial.key not in asked}
-        if not unknown or ledger is None:
-            return plan, outcomes
-        asked |= unknown.keys()
-        found = _outcomes(ledger, unknown, [key for key, watched in unknown.items() if watched], planner.watches)
-        if not found:
-            return plan, outcomes
-        outcomes |= found
+    if ledger is None:
+        return planner.plan({}), {}
+    outlook = Outlook(planner, ledger)
+    return outlook.look(), outlook.outcomes
 
 
-def _outcomes(ledger: Ledger, keys: Iterable[str], watched: Collection[str], metrics: Collection[str]) -> dict[str, Outcome]:
-    found = {key: Outcome(state=state, metrics=finals) for key, (state, finals) in ledger.outcomes(keys).items()}
-    # After the states: a report that comes in between belongs to a trial that is taken to be running, not to a finished one.
-    rungs = ledger.rungs([key for key in watched if key in found], metrics) if watched else {}
-    return found | {key: dataclasses.replace(found[key], rungs=curve) for key, curve in rungs.items()}
+class Outlook:
+    """What follows for one study from what the ledger has, look after look.
+
+    A complete trial stays complete, so it is asked about once. Final metrics are kept where they decide something.
+
+    Attributes:
+        outcomes: All that is known so far.
+    """
+
+    def __init__(self, planner: Planner, ledger: Ledger) -> None:
+        self._planner, self._ledger = planner, ledger
+        self._names = planner.selects
+        self.outcomes: dict[str, Outcome] = {}
+
+    def look(self, arms: Collection[str] | None = None) -> Plan:
+        """The plan that follows now.
+
+        Args:
+            arms: Names of those whose trials may stand elsewhere than at the last look; None: any of them.
+        """
+        asked: set[str] = set()
+        while True:
+            plan = self._planner.plan(self.outcomes)
+            unknown = {trial.key: trial for trial in self._open(plan, arms) if trial.key not in asked}
+            if not unknown:
+                return plan
+            asked |= unknown.keys()
+            found = self._ask(unknown.values())
+            if not found:
+                return plan
+            self.outcomes |= found
+
+    def _open(self, plan: Plan, arms: Collection[str] | None) -> Iterator[PlannedTrial]:
+        """Trials that may have changed, or are new."""
+        for arm in plan.arms:
+            if arms is None or arm.arm.name in arms:
+                yield from (trial for trial in arm.trials if not self._is_settled(trial.key))
+            else:
+                yield from (trial for trial in arm.trials if trial.key not in self.outcomes)
+
+    def _is_settled(self, key: str) -> bool:
+        known = self.outcomes.get(key)
+        return known is not None and known.state is TrialState.COMPLETE
+
+    def _ask(self, trials: Iterable[PlannedTrial]) -> dict[str, Outcome]:
+        trials = tuple(trials)
+        keys = [trial.key for trial in trials]
+        if not self._names:
+            found = {key: _BARE[state] for key, state in self._ledger.states(keys).items()}
+        else:
+            found = {key: self._outcome(state, finals) for key, (state, finals) in self._ledger.outcomes(keys).items()}
+        watched = [trial.key for trial in trials if trial.watched and trial.key in found]
+        # After the states: a report that comes in between belongs to a trial that is taken to be running, not to a finished one.
+        rungs = self._ledger.rungs(watched, self._planner.watches) if watched else {}
+        return found | {key: Outcome(state=found[key].state, metrics=found[key].metrics, rungs=curve) for key, curve in rungs.items()}
+
+    def _outcome(self, state: TrialState, finals: dict[str, float]) -> Outcome:
+        metrics = {name: value for name, value in finals.items() if name in self._names}
+        return Outcome(state=state, metrics=metrics) if metrics else _BARE[state]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from orchestrator.config import resolve, signature_of
+from orchestrator.config import Overlay, resolve, signature_of
 from orchestrator.contract import Trainer
-from orchestrator.designs import Arm, Sampled
-from orchestrator.expand import Cohort, made_by, proposals, sampled_in
-from orchestrator.keys import FlatConfig, canonical, cell_key, trial_key
+from orchestrator.designs import Arm, Design, Sampled
+from orchestrator.expand import Cohort, Made, made_by, proposals, sampled_in
+from orchestrator.keys import FlatConfig, cell_key, trial_key
 from orchestrator.records import Phase, Rung, TrialState
 from orchestrator.stopping.cohort import Halved, HalvingRule, History, Member, RungDecision, halved
 from orchestrator.study import TUNING_SEED, Replicates, Study, Tune, nuisance_axes
@@ -46,7 +47,7 @@ class PlannedCell:
 
     Attributes:
         key: Content key of trainer, version and config.
-        config: Every key of the config class.
+        config: Every key of the config class; what cells have in common is held once.
         signature: Of the compiled program.
         cost: `cost/parameters`, `cost/train_gflops`, …
         steps: Optimizer steps that a trial of it takes.
@@ -160,18 +161,34 @@ class Plan:
         return (*(decision for arm in self.arms for decision in arm.decisions), *self.of_arms)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Before:
+    """An arm as it was planned last, and the outcomes of its trials that it followed from."""
+
+    planned: PlannedArm
+    keys: tuple[str, ...]
+    outcomes: tuple[Outcome | None, ...]
+
+
 class Planner:
-    """Plans one study. Cells are computed once, however often it is asked."""
+    """Plans one study. Cells are computed once, however often it is asked, and an arm again only when its trials' outcomes changed."""
 
     def __init__(self, study: Study, trainer: Trainer, base: FlatConfig) -> None:
         self.study, self.trainer, self.base = study, trainer, base
         self._axes = nuisance_axes(study)
+        self._tuned = frozenset(key for key, _ in self._axes)
+        self._designs = [row for design in _designs(study) for row in sampled_in(design)]
+        self._made: tuple[Made, ...] | None = None  # of a study whose arms do not follow from results
         self._cells: dict[str, PlannedCell] = {}
+        self._costs: dict[tuple[tuple[str, float], ...], Mapping[str, float]] = {}
+        self._before: dict[int | str, _Before] = {}
 
     def plan(self, outcomes: Outcomes) -> Plan:
-        """All that can be planned from these outcomes."""
-        made = made_by(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
-        arms = [self.plan_arm(row.arm, number, outcomes) for number, row in enumerate(made)]
+        """All that can be planned from these outcomes. An arm for which nothing changed is the same object as before."""
+        made = self._made or made_by(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
+        if not any(is_adaptive(row) for row in self._designs):
+            self._made = made
+        arms = [self._plan_arm(row.arm, number, outcomes) for number, row in enumerate(made)]
         tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
         cohorts = [] if tune is None or tune.rule is None else [(frozenset({arm.arm.name}), Phase.TUNE) for arm in arms]
         groups: dict[Cohort, list[int]] = {}
@@ -191,12 +208,27 @@ class Planner:
     def watches(self) -> frozenset[str]:
         """Metrics whose rungs decide something."""
         tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
-        designs = (*self.study.arms, *(() if self.study.axes is None else (self.study.axes,)))
-        rules = [row.rule for design in designs for row in sampled_in(design)] + ([] if tune is None else [tune.rule])
+        rules = [row.rule for row in self._designs] + ([] if tune is None else [tune.rule])
         return frozenset(metric for rule in rules if rule is not None for metric in rule.metrics)
 
-    def plan_arm(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
+    @property
+    def selects(self) -> frozenset[str]:
+        """Metrics whose final values decide something."""
+        tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
+        return frozenset(row.select for row in self._designs if is_adaptive(row)) | frozenset([] if tune is None else [tune.select])
+
+    def _plan_arm(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
         """The tuning trials of an arm and, once they are finished, its replicates."""
+        # Arms that follow from results are made anew each time; the text tells 1 from True, which equal each other.
+        name = number if self._made is not None else repr((number, arm))
+        before = self._before.get(name)
+        if before is None or tuple(map(outcomes.get, before.keys)) != before.outcomes:
+            planned = self._planned(arm, number, outcomes)
+            keys = tuple(trial.key for trial in planned.trials)
+            before = self._before[name] = _Before(planned=planned, keys=keys, outcomes=tuple(map(outcomes.get, keys)))
+        return before.planned
+
+    def _planned(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
         protocol, config = self.study.protocol, self._resolved(arm)
         tune = protocol if isinstance(protocol, Tune) else None
         then = tune.then if tune is not None else _replicates(protocol)
@@ -239,7 +271,7 @@ class Planner:
         return (trials, ()) if tune.rule is None else _halved_trials(tune.rule, trials, outcomes)
 
     def _context(self, config: FlatConfig) -> FlatConfig:
-        return {key: value for key, value in config.items() if key not in dict(self._axes)}
+        return {key: value for key, value in config.items() if key not in self._tuned}
 
     def _selected(self, tune: Tune, tuning: Sequence[PlannedTrial], outcomes: Outcomes) -> FlatConfig | None:
         """Best complete tuning trial, the first of equals; None while one is unfinished, or if none has the metric."""
@@ -253,7 +285,7 @@ class Planner:
         return min(known, key=lambda pair: sign * pair[0])[1].point
 
     def _score(self, outcomes: Outcomes, arm: Arm, design: Sampled) -> float | None:
-        planned = self.plan_arm(arm, 0, outcomes)
+        planned = self._plan_arm(arm, 0, outcomes)
         if planned.selected is None:
             return None
         scores = [_score_of(outcomes.get(trial.key), design.select) for trial in planned.trials if trial.phase is Phase.REPLICATE]
@@ -263,24 +295,38 @@ class Planner:
     def _resolved(self, arm: Arm) -> FlatConfig:
         config, problems = resolve(self.trainer.config_class, self.base, arm.overrides, where=f"arm {arm.name!r}")
         assert not problems, "a study is checked before it is planned"
-        return config
+        return Overlay(self.base, {key: config[key] for key in arm.overrides})
 
     def _cell(self, config: FlatConfig, point: FlatConfig) -> PlannedCell:
         full, problems = resolve(self.trainer.config_class, config, point, where="point")
         assert not problems, "the edges of every axis were checked"
-        text = canonical(dict(full))
-        if text not in self._cells:
+        key = cell_key(self.trainer.name, self.trainer.version, full)
+        if key not in self._cells:
             program = f"{self.trainer.name} {self.trainer.version}"
-            signature = signature_of(self.trainer.config_class, full, program=program)
-            key = cell_key(self.trainer.name, self.trainer.version, full)
-            self._cells[text] = PlannedCell(
-                key=key, config=full, signature=signature, cost=self.trainer.cost(full), steps=self.trainer.steps(full)
+            cost = self.trainer.cost(full)
+            # As it was written where that says the same: the trials of this cell hold it already.
+            changes = point if all(full[name] is value for name, value in point.items()) else {name: full[name] for name in point}
+            self._cells[key] = PlannedCell(
+                key=key,
+                config=Overlay(config, changes) if changes else config,
+                signature=sys.intern(signature_of(self.trainer.config_class, full, program=program)),
+                cost=self._costs.setdefault(tuple(cost.items()), cost),
+                steps=self.trainer.steps(full),
             )
-        return self._cells[text]
+        return self._cells[key]
 
     def _trial(self, arm: Arm, cell: PlannedCell, point: FlatConfig, phase: Phase, index: int, seed: int) -> PlannedTrial:
         key = trial_key(cell.key, seed)
         return PlannedTrial(key=key, cell=cell, arm=arm.name, phase=phase, index=index, seed=seed, point=point, position=0)
+
+
+def is_adaptive(design: Sampled) -> bool:
+    """Its arms follow from the results of earlier ones."""
+    return design.sampler == "tpe"
+
+
+def _designs(study: Study) -> tuple[Design, ...]:
+    return (*study.arms, *(() if study.axes is None else (study.axes,)))
 
 
 def _halved_trials(
