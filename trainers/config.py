@@ -28,7 +28,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A vision transformer: dense, sparse (V-MoE), or an efficient ensemble of sparse ones (E³)."""
+    """A vision transformer: dense, sparse (V-MoE), or an efficient ensemble. `docs/methods.md` has the fields of each method."""
 
     hidden: int = static(32, "D, width of a token", low=1)
     mlp: int = static(64, "F, width of the hidden layer of an MLP or an expert", low=1)
@@ -46,8 +46,10 @@ class ModelConfig:
     experts: int = static(8, "E, experts of a sparse layer, over all members", low=1)
     k: int = static(2, "K, experts that a token (of a member, if tiled) is sent to; in each partition, if partitioned", low=1)
     members: int = static(1, "M, ensemble members", low=1)
-    tile: bool = static(False, "repeat the batch M times at the entrance of the first sparse block: one prediction a member")
+    tile: bool = static(False, "repeat the batch M times at the entrance of a block: one prediction a member")
+    tile_at: int = static(-1, "index of the block at whose entrance the batch is tiled; -1 is the first sparse one", low=-1)
     partition: bool = traced(False, "give each member its own E/M experts and its own router", when="tile")
+    overlap: int = static(0, "experts that a member takes beyond its own E/M, which are the first of the next member's", low=0)
     router_noise: float = traced(1.0, "router noise in units of 1/(experts a router sees): the σ of the paper times E", low=0.0)
     noise_normaliser: str = static("local", "experts that divide router_noise: those a router sees, or all", choices=("local", "all"))
     capacity_factor: float = static(1.5, "C, slots of expert buffers over assignments, in training", low=0.01)
@@ -60,6 +62,21 @@ class ModelConfig:
     dropout: float = traced(0.0, "dropout rate of dense MLPs", low=0.0, high=0.99, switch=True)
     attention_dropout: float = traced(0.0, "dropout rate of attention weights", low=0.0, high=0.99, switch=True)
     expert_dropout: float = traced(0.0, "dropout rate inside experts", low=0.0, high=0.99, switch=True)
+    mc_dropout: bool = static(False, "keep expert dropout on in evaluation, where the batch is tiled: each member is a sample")
+
+    batch_ensemble: bool = static(False, "fast weights and biases of each member in the dense MLPs from tile_at on")
+    fast_weight_init: str = static("normal", "what fast weights start from: around 1, or random signs", choices=("normal", "sign"))
+    fast_weight_spread: float = traced(
+        0.5, "of fast_weight_init: their standard deviation, or the chance of +1", low=0.0, high=1.0, when="batch_ensemble"
+    )
+    fast_weight_rate: float = traced(1.0, "factor on the gradients of fast weights; none under AdamW", low=0.0, when="batch_ensemble")
+
+    mimo: bool = static(False, "each member has an image of its own in one pass: M images side by side on the channel axis")
+    batch_repetition: int = static(1, "times that MIMO sees each image of a batch in a step", low=1)
+    input_repetition: float = traced(0.0, "share of a MIMO batch in which all members have the same image", low=0.0, high=1.0, when="mimo")
+
+    member_heads: bool = static(False, "a head of its own for each member; untiled, all read the same token and start at random")
+    member_loss: str = static("each", "what is trained: the loss of each member, or of their mean prediction", choices=("each", "mean"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
