@@ -22,17 +22,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # run as a file, from any folder
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 from benchmarks import machine
 from benchmarks.bookkeeping.rungs import Figures
 from benchmarks.meter import Measured, measure
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZES = (100, 1_000, 10_000, 100_000)
 FEW = 2  # trials of the run whose cost is what starting and ending costs
 AN_ARM = 10  # trials of one of Tessera's arms: what a plan made anew is shared by
-RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+RESULTS = ROOT / "benchmarks" / "results"
 INSTALL = 'not installed: pip install -e ".[benchmarks]"'
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -63,7 +64,7 @@ class Crew:
 
     def __init__(self, ledger: Ledger, order: pathlib.Path, clock: Clock, alone: int) -> None:
         self._ledger, self._order, self._clock, self._alone = ledger, order, clock, alone
-        self._worker = ledger.register_worker(NAME, identity="alone", host="here", pid=os.getpid(), started="")
+        self._worker = ledger.register_worker(NAME, identity="alone", host=socket.gethostname(), pid=os.getpid(), started="")
         self._settled = 0
         self.looks = 0
         self.worked: Figures = {}
