@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from orchestrator.config import build, flatten, leaves, resolve, signature_of, static, traced
-from orchestrator.durable import DamagedError, read_row, write_row, write_whole
+from orchestrator.durable import DamagedError, read_row, sealed, write_row, write_whole
 from orchestrator.errors import DataError, OrchestratorError, Problem
 from orchestrator.keys import FlatConfig, Value, content_key
 
@@ -39,6 +39,7 @@ __all__ = [
     "leaves",
     "read_row",
     "resolve",
+    "sealed",
     "signature_of",
     "static",
     "traced",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -10,9 +11,9 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, cast
 
-from orchestrator.keys import Json, content_key
+from orchestrator.keys import Json
 
-CHECK = "check"  # key of a sealed JSON object: the content key of all that is beside it
+CHECK = "sha256"  # key of a sealed JSON object, for the hash of all that is beside it
 
 
 class DamagedError(ValueError):
@@ -56,42 +57,40 @@ def write_whole(
         _sync_folder(path.parent)
 
 
-def sealed(row: Mapping[str, Json]) -> str:
-    """A JSON object as text, with a check of its content as its last member.
+def sealed(row: Mapping[str, Json], *, indent: int | None = None) -> bytes:
+    """A JSON object, with a check of its content as its last member.
 
     >>> unsealed(sealed({"pid": 7})) == {"pid": 7}
     True
     """
-    return json.dumps({**row, CHECK: content_key(row)}, ensure_ascii=False)
+    return _text({**row, CHECK: _check(row)}, indent=indent)
 
 
-def unsealed(text: str | bytes) -> dict[str, Any]:
+def unsealed(content: bytes) -> dict[str, Any]:
     """The object that was sealed.
 
     Raises:
-        DamagedError: The text is not what `sealed` wrote, or says something else by now.
+        DamagedError: It is not what `sealed` wrote, or says something else by now.
 
-    >>> unsealed(sealed({"pid": 7}).replace("7", "8"))
+    >>> unsealed(sealed({"pid": 7}).replace(b"7", b"8"))
     Traceback (most recent call last):
     orchestrator.durable.DamagedError: its content does not match its check
     """
     try:
-        found = json.loads(text)
-    except ValueError as error:  # neither JSON nor text
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:  # neither JSON nor text
         raise DamagedError(f"it is not JSON: {error}") from error
     if not isinstance(found, dict) or CHECK not in found:
         raise DamagedError("it holds no check of its content")
     row = cast(dict[str, Any], found)
-    check = row.pop(CHECK)
-    with contextlib.suppress(ValueError):  # a number that is not finite
-        if content_key(row) == check:
-            return row
-    raise DamagedError("its content does not match its check")
+    if row.pop(CHECK) != _check(row):
+        raise DamagedError("its content does not match its check")
+    return row
 
 
 def write_row(path: pathlib.Path, row: Mapping[str, Json], *, mode: int = 0o666, sync: bool = True) -> None:
     """Keeps a sealed JSON object in a file of its own. See `write_whole`."""
-    write_whole(path, sealed(row).encode(), mode=mode, sync=sync)
+    write_whole(path, sealed(row), mode=mode, sync=sync)
 
 
 def read_row(path: pathlib.Path) -> dict[str, Any]:
@@ -102,6 +101,15 @@ def read_row(path: pathlib.Path) -> dict[str, Any]:
         OSError: It cannot be read.
     """
     return unsealed(path.read_bytes())
+
+
+def _check(row: Mapping[str, Json]) -> str:
+    return hashlib.sha256(_text(row, sort_keys=True)).hexdigest()
+
+
+def _text(row: Mapping[str, Json], *, indent: int | None = None, sort_keys: bool = False) -> bytes:
+    """As JSON; a path that is no text keeps its bytes."""
+    return json.dumps(row, indent=indent, sort_keys=sort_keys, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

@@ -36,7 +36,7 @@ MAGIC = b"tessera-export-1\n"
 MOST_FILES = 200
 MOST_BYTES = 500_000_000
 DECIDED_BY = ("jax", "jaxlib", "flax", "optax", "numpy", "flatbuffers")
-SHARED_SOURCES = ("contract.py", "config.py", "errors.py", "keys.py")  # of the orchestrator, that trainers import
+SHARED_SOURCES = ("contract.py", "config.py", "durable.py", "errors.py", "keys.py")  # of the orchestrator, that trainers import
 NOT_DECIDING = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_debug", "jax_explain")
 
 log = logging.getLogger(__name__)
@@ -221,23 +221,18 @@ def _read(path: pathlib.Path, key: str) -> bytes | None:
 
 def _write(path: pathlib.Path, key: str, blob: bytes) -> None:
     """Keeps it, whole or not at all. A full disk costs later workers their tracing, not this one its study."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    content = MAGIC + f"{key}\n{hashlib.sha256(blob).hexdigest()}\n".encode() + blob
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        contract.write_whole(path, MAGIC, f"{key}\n{hashlib.sha256(blob).hexdigest()}\n".encode(), blob, sync=False)
         _drop_oldest(path.parent)
     except OSError as error:
         log.warning("a traced program is not kept for later workers: %s", error)
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _drop_oldest(place: pathlib.Path) -> None:
     """Keeps the folder within its bounds. Two workers may do this at once: what is gone already is no matter."""
     found: list[tuple[float, int, pathlib.Path]] = []
-    for path in (*place.glob("*.export"), *place.glob(".*.partial")):
+    for path in (*place.glob("*.export"), *place.glob("*.tmp")):
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
             found.append((stat.st_mtime, stat.st_size, path))

@@ -7,9 +7,9 @@ pull, resume, report at rungs, obey verdicts, checkpoint when asked to stop, ref
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
-import json
+import logging
 import math
 import os
 import pathlib
@@ -18,7 +18,24 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 
-from orchestrator.contract import FlatConfig, Host, Lane, Probe, Problem, Report, Verdict, build, signature_of, static, traced
+from orchestrator.contract import (
+    DamagedError,
+    FlatConfig,
+    Host,
+    Lane,
+    Probe,
+    Problem,
+    Report,
+    Verdict,
+    build,
+    read_row,
+    signature_of,
+    static,
+    traced,
+    write_row,
+)
+
+log = logging.getLogger(__name__)
 
 START = math.log(10.0)  # nll of a guess among ten classes
 WIDTH = 4
@@ -121,12 +138,10 @@ class _Curve:
     def opened(cls, lane: Lane) -> _Curve:
         """The lane as its checkpoint left it, or at step 0 where there is none, or a torn one."""
         curve = cls(lane, build(CurvesConfig, lane.config))
-        try:
-            sha256, text = curve.file.read_text("utf-8").split("\n", 1)
-        except (FileNotFoundError, ValueError):
-            return curve
-        if hashlib.sha256(text.encode()).hexdigest() == sha256:
-            curve.step, curve.nll = json.loads(text)
+        with contextlib.suppress(OSError, DamagedError):
+            row = read_row(curve.file)
+            if row["key"] == lane.key:
+                curve.step, curve.nll = row["step"], row["nll"]
         return curve
 
     @property
@@ -134,12 +149,11 @@ class _Curve:
         return self.lane.folder / "curve.json"
 
     def save(self) -> None:
-        """Replaces the checkpoint at once, so that a reader meets the old one or the new one."""
-        text = json.dumps([self.step, self.nll])
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.file.with_suffix(f".{os.getpid()}")
-        fresh.write_text(hashlib.sha256(text.encode()).hexdigest() + "\n" + text, "utf-8")
-        os.replace(fresh, self.file)
+        """Replaces the checkpoint at once, so that a reader meets the old one or the new one. A full disk costs it, and no more."""
+        try:
+            write_row(self.file, {"key": self.lane.key, "step": self.step, "nll": self.nll}, sync=False)
+        except OSError as error:
+            log.warning("%s: a checkpoint could not be written: %s", self.file, error)
 
     def advance(self) -> Report:
         """One rung on: the curve relaxes towards its floor, and the seed and the step draw the noise."""

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from orchestrator.contract import (
+    DamagedError,
     FlatConfig,
     Lane,
     OrchestratorError,
@@ -26,7 +27,10 @@ from orchestrator.contract import (
     content_key,
     flatten,
     leaves,
+    read_row,
     resolve,
+    sealed,
+    write_whole,
 )
 
 RESULT = "result.json"
@@ -132,7 +136,7 @@ def _run(trainer: Trainer, options: argparse.Namespace) -> int:
     key = content_key({"cell": cell, "seed": options.seed})  # the key that the trial has in a study
     lane = Lane(key=key, config=config, seed=options.seed, folder=options.out / key)
     result = lane.folder / RESULT
-    if not result.exists():
+    if not _is_sound(result):
         if trainer.data_problem(config):
             trainer.prepare(config)
         host = _trained(trainer, lane)
@@ -168,6 +172,18 @@ def _trained(trainer: Trainer, lane: Lane) -> SoloHost:
     return host
 
 
+def _is_sound(result: pathlib.Path) -> bool:
+    """The result is there, as it was written. A damaged one is computed again."""
+    try:
+        read_row(result)
+    except FileNotFoundError:
+        return False
+    except (OSError, DamagedError) as error:
+        print(f"{result} is passed over: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def _write_result(file: pathlib.Path, trainer: Trainer, lane: Lane, metrics: Mapping[str, float]) -> None:
     document = {
         "key": lane.key,
@@ -178,10 +194,12 @@ def _write_result(file: pathlib.Path, trainer: Trainer, lane: Lane, metrics: Map
         "config": lane.config,
         "provenance": dict(trainer.provenance()),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".tmp")
-    fresh.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    fresh.replace(file)
+    try:
+        write_whole(file, sealed(document, indent=2) + b"\n")
+    except OSError as error:
+        raise OrchestratorError(
+            f"the result cannot be written to {file}", found=str(error), fix="make room, or choose another folder with --out"
+        ) from error
 
 
 def _parser(trainer: Trainer) -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ handlers stay in charge. Workers have sessions of their own: a terminal's Ctrl-C
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -90,9 +91,9 @@ class Fleet:
 
         An identity that was used names a unit for good, so a worker that is started again takes a new one.
         """
-        known = {record.spec.identity for record in UnitStore(self._folder).read()}
-        attempts = (f"{self._study}/worker-{worker}-a{attempt}" for attempt in range(1, len(known) + 2))
-        return next(identity for identity in attempts if identity not in known)
+        store = UnitStore(self._folder)
+        attempts = (f"{self._study}/worker-{worker}-a{attempt}" for attempt in itertools.count(1))
+        return next(identity for identity in attempts if not store.is_used(identity))
 
     def start(self, spec: WorkerSpec) -> Unit:
         """Starts a worker. An identity that was used before gives the unit that has it, running or ended.

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from orchestrator.errors import LaunchError
 from orchestrator.executors.base import Handle, UnitStatus, WorkerSpec, file_name
 from orchestrator.executors.process import birth, is_running, leader_started_with, signal_group
-from orchestrator.executors.watch import EXIT, LAUNCHER, UNIT, read_claim, write_exit
+from orchestrator.executors.watch import EXIT, LAUNCHER, UNIT, read_claim, read_exit, write_exit
 
 # They say which run or sweep *this* process belongs to. A worker that inherited them would write its trials into it.
 NOT_INHERITED = frozenset(
@@ -160,11 +160,11 @@ class LocalHandle:
                 return None if code is None else self._seen_ending(code)
         if self._seen_running and birth(self._pid) is None:
             signal_group(self._pid, signal.SIGKILL)  # nobody has the pid, so whoever is in the group came from the worker
-        try:
-            row: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        left = read_exit(self._record)
+        if left is None:
             return (UnitStatus.STOPPED if self._asked_to_end else UnitStatus.LOST), None
-        return _verdict(row["code"], row["stopped"] or self._asked_to_end), row["code"]
+        code, stopped = left
+        return _verdict(code, stopped or self._asked_to_end), code
 
     def _seen_ending(self, code: int) -> tuple[UnitStatus, int]:
         with contextlib.suppress(OSError):  # a full disk costs the next launcher an exit code, not this one its study

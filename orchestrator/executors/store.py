@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import logging
 import os
 import pathlib
 import socket
+from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.durable import DamagedError, read_row, write_row
 from orchestrator.errors import LaunchError
 from orchestrator.executors.base import WorkerSpec, file_name
 from orchestrator.executors.process import birth, is_running
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +49,16 @@ class UnitStore:
         self._folder = folder
 
     def read(self) -> list[UnitRecord]:
-        """Every record, in the order of the units' numbers.
+        """Every sound record, in the order of the units' numbers.
+
+        A damaged one is set aside with a warning. Nothing is lost with it: the worker ends by itself when its launcher is
+        gone, its trials go back to the queue when their leases end, and its identity is not used again.
 
         Raises:
-            LaunchError: A record cannot be read.
+            LaunchError: A record may not be read.
         """
-        paths = self._folder.glob("*.unit.json")
-        return sorted((_read(path) for path in paths), key=lambda record: record.number)
+        found = (self._read(path) for path in self._folder.glob("*.unit.json"))
+        return sorted((record for record in found if record is not None), key=lambda record: record.number)
 
     def write(self, record: UnitRecord) -> None:
         """Keeps a record, whole or not at all; a second one of the same identity replaces the first.
@@ -59,15 +66,8 @@ class UnitStore:
         Raises:
             LaunchError: It cannot be written.
         """
-        path = self._path(record.spec.identity)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with open(partial, "w", encoding="utf-8", opener=_for_the_user_alone) as file:
-                json.dump(_to_row(record), file)
-                file.flush()
-                os.fsync(file.fileno())  # a power cut would otherwise leave an empty file under the final name
-            partial.replace(path)
+            write_row(self._path(record.spec.identity), _to_row(record), mode=0o600)  # the address of a database may hold a password
         except OSError as error:
             raise LaunchError(
                 f"the record of worker {record.spec.identity} cannot be written",
@@ -76,10 +76,28 @@ class UnitStore:
                 fix="make room, or choose another folder with --out",
             ) from error
 
+    def is_used(self, identity: str) -> bool:
+        """A unit had this identity, whatever became of its record."""
+        path = self._path(identity)
+        return path.exists() or _aside(path).exists()
+
     def forget(self, identity: str) -> None:
         """Drops the record of a unit that could not be started."""
         with contextlib.suppress(OSError):  # then it stays as one that was lost
             self._path(identity).unlink(missing_ok=True)
+
+    def _read(self, path: pathlib.Path) -> UnitRecord | None:
+        try:
+            return _from_row(read_row(path))
+        except FileNotFoundError:  # another launcher dropped it, or set it aside
+            return None
+        except OSError as error:
+            raise LaunchError("the record of a worker cannot be read", found=str(error), fix="see to whom the folder belongs") from error
+        except (DamagedError, ValueError, KeyError, TypeError) as error:
+            log.warning("the record of a worker is damaged, and set aside as %s: %s", _aside(path), error)
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(_aside(path))
+            return None
 
     def _path(self, identity: str) -> pathlib.Path:
         return self._folder / f"{file_name(identity)}.unit.json"
@@ -94,8 +112,8 @@ def _launcher(host: str, pid: int, started: str) -> tuple[str, int, str]:
     return host, pid, started
 
 
-def _for_the_user_alone(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)  # the address of a database may hold a password
+def _aside(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".damaged")
 
 
 def _to_row(record: UnitRecord) -> dict[str, Any]:
@@ -103,28 +121,19 @@ def _to_row(record: UnitRecord) -> dict[str, Any]:
     return {"number": record.number, "spec": spec, "launcher": record.launcher, "handle": record.handle}
 
 
-def _read(path: pathlib.Path) -> UnitRecord:
-    try:
-        row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        spec: dict[str, Any] = row["spec"]
-        return UnitRecord(
-            number=row["number"],
-            spec=WorkerSpec(
-                identity=spec["identity"],
-                argv=tuple(spec["argv"]),
-                env=tuple((name, value) for name, value in spec["env"]),
-                log=pathlib.Path(spec["log"]),
-                folder=pathlib.Path(spec["folder"]),
-                cpus=spec["cpus"],
-                gpus=spec["gpus"],
-            ),
-            launcher=_launcher(*row["launcher"]),
-            handle=row["handle"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise LaunchError(
-            "the record of a worker cannot be read",
-            found=f"{path}: {error!r}",
-            expected="what an earlier run wrote there",
-            fix="see that the worker has ended, then delete the file",
-        ) from error
+def _from_row(row: Mapping[str, Any]) -> UnitRecord:
+    spec: dict[str, Any] = row["spec"]
+    return UnitRecord(
+        number=row["number"],
+        spec=WorkerSpec(
+            identity=spec["identity"],
+            argv=tuple(spec["argv"]),
+            env=tuple((name, value) for name, value in spec["env"]),
+            log=pathlib.Path(spec["log"]),
+            folder=pathlib.Path(spec["folder"]),
+            cpus=spec["cpus"],
+            gpus=spec["gpus"],
+        ),
+        launcher=_launcher(*row["launcher"]),
+        handle=row["handle"],
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 import pathlib
 import signal
@@ -18,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 
+from orchestrator.durable import read_row, write_row
 from orchestrator.executors.process import birth, end_rest_of_group, is_running
 
 # Set by the executor that started the worker, and taken out of the environment before the worker starts anything.
@@ -59,7 +59,10 @@ def supervised(on_death: Callable[[], None], *, grace_s: float = GRACE_S) -> Gen
         raise
     finally:
         if record:
-            write_exit(pathlib.Path(record), code=code, stopped=orphaned.is_set())
+            try:
+                write_exit(pathlib.Path(record), code=code, stopped=orphaned.is_set())
+            except OSError:  # a full disk costs the next launcher an exit code
+                traceback.print_exc()
 
 
 def watch_parent(pid: int, started: str, on_death: Callable[[], None], *, grace_s: float = GRACE_S) -> threading.Thread:
@@ -106,26 +109,28 @@ def write_exit(path: pathlib.Path, *, code: int, stopped: bool) -> None:
         code: Exit code, or minus the signal.
         stopped: It was asked to end.
     """
-    _replace(path, {"code": code, "stopped": stopped})
+    write_row(path, {"code": code, "stopped": stopped}, sync=False)
+
+
+def read_exit(path: pathlib.Path) -> tuple[int, bool] | None:
+    """The exit code that a worker left, and whether it was asked to end; None where there is no record, or a damaged one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        row = read_row(path)
+        return int(row["code"]), bool(row["stopped"])
+    return None
 
 
 def write_claim(path: pathlib.Path) -> None:
     """Leaves word of which process a worker is. One that was forked has its parent's environment in /proc, not its own."""
-    _replace(path, {"pid": os.getpid(), "birth": birth(os.getpid())})
+    write_row(path, {"pid": os.getpid(), "birth": birth(os.getpid())}, sync=False)
 
 
 def read_claim(path: pathlib.Path) -> tuple[int, str] | None:
-    """The pid and birth that a worker left; None where there is no claim, or one that cannot be read."""
+    """The pid and birth that a worker left; None where there is no claim, or a damaged one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = read_row(path)
         return int(row["pid"]), str(row["birth"])
     return None
-
-
-def _replace(path: pathlib.Path, row: dict[str, object]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(row), encoding="utf-8")
-    partial.replace(path)
 
 
 def _code_of(ending: SystemExit) -> int:

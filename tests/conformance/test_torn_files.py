@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -18,8 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.durable import DamagedError, write_whole
-from trainers import checkpoint, sealed
+from orchestrator.contract import DataError, Lane, flatten
+from orchestrator.durable import DamagedError, read_row, write_row, write_whole
+from orchestrator.executors.base import WorkerSpec
+from orchestrator.executors.store import UnitRecord, UnitStore
+from orchestrator.executors.watch import read_claim, read_exit, write_claim, write_exit
+from trainers import aot, backend, checkpoint, curves, predictions, sealed
+from trainers.curves import CurvesConfig
 
 TAIL = 4096  # bytes: every one of them is cut at and flipped
 
@@ -81,6 +87,78 @@ def read_words(path: pathlib.Path) -> Any:
         return None
 
 
+def write_predictions(folder: pathlib.Path) -> pathlib.Path:
+    said = np.linspace(-9, 0, 120, dtype=np.float32).reshape(2, 12, 5)
+    labels = np.arange(12, dtype=np.int32) % 5
+    arrays = {"val/log_probabilities": said, "test/log_probabilities": said + 1, "val/labels": labels, "test/labels": labels}
+    return folder / predictions.save(folder, "lane", arrays)
+
+
+def read_predictions(path: pathlib.Path) -> Any:
+    try:
+        return checkpoint.content_hash(predictions.load(path, "lane"))
+    except DataError:
+        return None
+
+
+CURVE = Lane(key="lane", config=flatten(CurvesConfig()), seed=1, folder=pathlib.Path())
+
+
+def write_curve(folder: pathlib.Path) -> pathlib.Path:
+    curve = curves._Curve.opened(dataclasses.replace(CURVE, folder=folder))
+    curve.advance()
+    curve.save()
+    return curve.file
+
+
+def read_curve(path: pathlib.Path) -> Any:
+    curve = curves._Curve.opened(dataclasses.replace(CURVE, folder=path.parent))
+    return curve.step, curve.nll
+
+
+def write_unit(folder: pathlib.Path) -> pathlib.Path:
+    spec = WorkerSpec(identity="tiling/worker-0-a1", argv=("python", "-m", "worker"), log=folder / "log", folder=folder)
+    record = UnitRecord(number=1, spec=spec, launcher=("here", 7, "then"), handle='{"pid": 8}')
+    UnitStore(folder).write(record)
+    [path] = folder.glob("*.unit.json")
+    return path
+
+
+def read_unit(path: pathlib.Path) -> Any:
+    return UnitStore(path.parent).read()
+
+
+def write_one(write: Callable[[pathlib.Path], None]) -> Callable[[pathlib.Path], pathlib.Path]:
+    def written(folder: pathlib.Path) -> pathlib.Path:
+        write(folder / "record.json")
+        return folder / "record.json"
+
+    return written
+
+
+def write_program(folder: pathlib.Path) -> pathlib.Path:
+    aot._write(folder / "a.export", "key", bytes(range(256)) * 8)
+    return folder / "a.export"
+
+
+def write_entry(folder: pathlib.Path) -> pathlib.Path:
+    (folder / "jit_step-cache").write_bytes(zlib.compress(bytes(range(256)) * 8))
+    return folder / "jit_step-cache"
+
+
+def read_entry(path: pathlib.Path) -> Any:
+    """As JAX reads what is left."""
+    backend.drop_torn(path.parent, settled_s=-1)
+    return zlib.decompress(path.read_bytes()) if path.exists() else None
+
+
+def read_result(path: pathlib.Path) -> Any:
+    try:
+        return read_row(path)
+    except DamagedError:
+        return None
+
+
 KINDS = (
     Kind(name="checkpoint", write=write_checkpoints, read=read_checkpoint, instead=(what(1),)),
     Kind(
@@ -90,6 +168,14 @@ KINDS = (
         instead=(made(1).program,),
     ),
     Kind(name="words of an array file", write=write_arrays, read=read_words),
+    Kind(name="predictions", write=write_predictions, read=read_predictions),
+    Kind(name="curve", write=write_curve, read=read_curve, instead=((0, curves.START),)),
+    Kind(name="unit record", write=write_unit, read=read_unit, instead=([],)),
+    Kind(name="exit record", write=write_one(lambda path: write_exit(path, code=3, stopped=True)), read=read_exit),
+    Kind(name="claim", write=write_one(write_claim), read=read_claim),
+    Kind(name="result", write=write_one(lambda path: write_row(path, {"nll": 0.25, "of": "E³"})), read=read_result),
+    Kind(name="compiled program", write=write_entry, read=read_entry),
+    Kind(name="traced program", write=write_program, read=lambda path: aot._read(path, "key")),
 )
 
 

@@ -10,6 +10,7 @@ import pickletools
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import disks
 from trainers import aot, backend
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -275,6 +277,29 @@ def test_jax_reads_what_stays_and_writes_what_went(entry: pathlib.Path) -> None:
     jax.clear_caches()
     jax.jit(lambda x: x + 41.5).lower(np.float32(1)).compile()
     assert entry.exists()
+
+
+def test_an_entry_that_changed_on_the_disk_is_found_within_a_day(entry: pathlib.Path) -> None:
+    aged(entry, 60)
+    assert backend.drop_torn(entry.parent) == []
+    disks.flip(entry)
+    aged(entry, 60)
+    assert backend.drop_torn(entry.parent) == [], "what was seen whole is not read at every start"
+    aged(entry.with_name("tessera-looked-at-all"), backend.EVERY_S + 1)
+    assert backend.drop_torn(entry.parent) == [entry]
+
+
+def test_entries_are_packed_with_a_checksum_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jax._src import compilation_cache
+
+    assert {"zstd", "zstandard"} <= vars(compilation_cache).keys(), "jax has renamed what `pack_with_zlib` switches off"
+    monkeypatch.setattr(compilation_cache, "zstd", None)
+    monkeypatch.setattr(compilation_cache, "zstandard", object())
+    backend.pack_with_zlib()
+    packed = bytearray(compilation_cache.compress_executable(b"program" * 99))
+    packed[-20] ^= 1
+    with pytest.raises(zlib.error, match=r"Error -[35]"):
+        compilation_cache.decompress_executable(bytes(packed))
 
 
 def test_a_cache_that_is_not_there_is_none() -> None:

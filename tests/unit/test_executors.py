@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from orchestrator.errors import LaunchError
 from orchestrator.executors import process as processes
 from orchestrator.executors.base import UnitStatus, WorkerSpec, file_name
+from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.local import LocalExecutor
 from orchestrator.executors.process import birth, is_running, leader_started_with
 from orchestrator.executors.store import UnitRecord, UnitStore, this_launcher
-from orchestrator.executors.watch import supervised, write_exit
+from orchestrator.executors.watch import read_exit, supervised, write_exit
+from tests import disks
 from tests.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -154,8 +156,32 @@ def test_identities_share_a_file_name_only_when_they_are_equal(one: str, other: 
     assert "/" not in file_name(one)
 
 
-def test_a_record_that_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "a.unit.json").write_text("{")
+def test_a_damaged_record_is_set_aside_and_its_identity_never_used_again(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = UnitStore(tmp_path)
+    records = [
+        UnitRecord(
+            number=number,
+            spec=WorkerSpec(identity=f"tiling/worker-0-a{number}", argv=("x",), log=tmp_path / "log", folder=tmp_path),
+            launcher=this_launcher(),
+            handle="",
+        )
+        for number in (1, 2)
+    ]
+    for record in records:
+        store.write(record)
+    disks.flip(tmp_path / f"{file_name(records[1].spec.identity)}.unit.json", place=20)
+    assert store.read() == records[:1]
+    assert "the record of a worker is damaged, and set aside" in caplog.text
+    caplog.clear()
+    assert store.read() == records[:1]
+    assert not caplog.text, "it is said once"
+    with Fleet(study="tiling", folder=tmp_path, executor=LocalExecutor()) as fleet:
+        assert fleet.next_identity(0) == "tiling/worker-0-a3"
+        assert fleet.reattach() == ()
+
+
+def test_a_record_that_may_not_be_read_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.unit.json").mkdir()
     with pytest.raises(LaunchError, match=r"the record of a worker cannot be read\n  found:    .*a\.unit\.json"):
         UnitStore(tmp_path).read()
 
@@ -190,7 +216,7 @@ with supervised(lambda: None):
 def test_a_worker_leaves_its_exit_code(tmp_path: pathlib.Path, code: str, expected: int) -> None:
     record = tmp_path / "exit.json"
     run(WORKER, code, TESSERA_EXIT=str(record))
-    assert json.loads(record.read_text()) == {"code": expected, "stopped": False}
+    assert read_exit(record) == (expected, False)
 
 
 def test_what_a_worker_starts_does_not_pass_for_the_worker(tmp_path: pathlib.Path) -> None:
@@ -218,7 +244,7 @@ with supervised(told.set):
 """
     record = tmp_path / "exit.json"
     assert run(code, TESSERA_EXIT=str(record), TESSERA_LAUNCHER=f"{os.getpid()}@long-ago").returncode == 0
-    assert json.loads(record.read_text()) == {"code": 0, "stopped": True}
+    assert read_exit(record) == (0, True)
 
 
 def test_a_worker_in_a_foreign_group_ends_itself_alone() -> None:
@@ -251,6 +277,7 @@ def test_a_fleet_that_starts_nothing_does_not_load_xmanager(tmp_path: pathlib.Pa
     statement = f"""
 import pathlib
 from orchestrator.executors.fleet import Fleet
+from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.local import LocalExecutor
 with Fleet(study="s", folder=pathlib.Path({str(tmp_path)!r}), executor=LocalExecutor()) as fleet:
     assert not fleet.reattach()
@@ -268,6 +295,7 @@ import pathlib, sys
 import orchestrator.executors.experiment
 from orchestrator.errors import LaunchError
 from orchestrator.executors.base import WorkerSpec
+from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.local import LocalExecutor
 work = pathlib.Path(sys.argv[-1])
@@ -296,6 +324,7 @@ def test_looking_for_workers_without_starting_one_says_nothing(tmp_path: pathlib
     UnitStore(tmp_path).write(UnitRecord(number=1, spec=spec, launcher=this_launcher(), handle=""))
     code = f"""
 import pathlib
+from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.fleet import Fleet
 from orchestrator.executors.local import LocalExecutor
 with Fleet(study="s", folder=pathlib.Path({str(tmp_path)!r}), executor=LocalExecutor()) as fleet:
