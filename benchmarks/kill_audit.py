@@ -29,6 +29,7 @@ from benchmarks import machine
 from benchmarks.audit import table
 from benchmarks.audit.disk import NoDiskError, missing_for_disks
 from benchmarks.audit.findings import Results
+from benchmarks.audit.processes import Role
 from benchmarks.audit.progress import Progress
 from benchmarks.audit.rounds import PATIENCE_S, Asked, Killer, Round, nobody, play
 from benchmarks.audit.tools import TOOLS, Tessera, Tool, chosen
@@ -50,7 +51,7 @@ def main() -> int:
     keep = False
     try:
         document = _audited(options, root)
-        keep = not _is_clean(document)
+        keep = not is_clean(document)
     finally:
         if not keep:
             shutil.rmtree(root, ignore_errors=True)
@@ -171,6 +172,7 @@ def _row(rounds: list[Round], undisturbed: Round, *, trials: int, took_s: float)
         "bit_differences": counts["bit_differences"],
         "kills": sum(sum(played.kills.values()) for played in rounds),
         "ran_to_the_end_twice": counts["ran_to_the_end_twice"],
+        "orphans_that_train": sum(f", {Role.WORKER.value}: " in orphan for orphan in orphans),
         "given_up": [f"{played.folder.name}: {played.error}" for played in rounds if played.error],
         "rounds": len(rounds),
         "trials_a_round": trials,
@@ -188,7 +190,7 @@ def _row(rounds: list[Round], undisturbed: Round, *, trials: int, took_s: float)
     }
 
 
-def _is_clean(document: dict[str, Any]) -> bool:
+def is_clean(document: dict[str, Any]) -> bool:
     """Nothing can be held against Tessera. That power cannot be cut here is not its fault."""
     rows = [row for name, row in document.items() if name.startswith("tessera")]
     faults = ("missing", "finished_twice", "orphans", "bit_differences", "given_up")

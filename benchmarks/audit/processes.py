@@ -21,6 +21,7 @@ import psutil
 
 LAUNCH = "AUDIT_LAUNCH"  # environment variable: which launch of this audit a process comes from
 ORPHAN_S = 5.0  # that a process may outlive its launcher
+LINE = 200  # characters of an orphan's command line that are kept
 SURELY_S = 0.5  # after which none is there if none was seen
 
 _SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
@@ -188,7 +189,8 @@ class Processes:
                 continue
             self._due.remove((killed_at, launch))
             for seen in left:
-                self.orphans[seen.process.pid, seen.process.create_time()] = f"launch {seen.launch}: {seen.line}"
+                role = self._role(seen.line, seen.parent_line).value
+                self.orphans[seen.process.pid, seen.process.create_time()] = f"launch {seen.launch}, {role}: {seen.line[:LINE]}"
 
     def _first_seen(self, process: psutil.Process) -> Seen:
         launch, line = self.launches, ""

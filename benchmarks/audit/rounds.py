@@ -80,6 +80,7 @@ class Killer:
         every_s: Mean time between two kills.
         victims: With weights.
         kills: Made so far, by victim.
+        wanted: Whom the next kill is to hit, once that is drawn.
     """
 
     random: random.Random
@@ -87,14 +88,16 @@ class Killer:
     every_s: float
     victims: dict[Victim, int]
     kills: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    wanted: Victim | None = None
 
     def wait_s(self) -> float:
         """Until the next kill."""
         return self.random.uniform(0.0, 2 * self.every_s)
 
     def victim(self) -> Victim:
-        """Of the next kill."""
-        return self.random.choices(list(self.victims), list(self.victims.values()))[0]
+        """Of the next kill: the same until it was hit, so that those that are not always there get their share."""
+        self.wanted = self.wanted or self.random.choices(list(self.victims), list(self.victims.values()))[0]
+        return self.wanted
 
     def pick(self, seen: Sequence[Seen]) -> Seen:
         """One of several workers."""
@@ -104,6 +107,7 @@ class Killer:
         """A kill that hit something."""
         self.left -= 1
         self.kills[victim.value] += 1
+        self.wanted = None
 
 
 def nobody() -> Killer:

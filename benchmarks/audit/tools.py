@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from benchmarks.audit.findings import Told
 from benchmarks.audit.processes import Role, Victim
-from benchmarks.audit.work import FAMILIES, SEEDS, WITNESS, Job, cell_of
+from benchmarks.audit.work import SEEDS, SIZES, WITNESS, Job, cell_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STUDY = "audit"
@@ -33,7 +33,7 @@ STUDY = Study(
     name="{name}",
     trainer="benchmarks.audit.witnessed:Witnessed",
     base=work.base({sleep_s!r}),
-    arms=[Grid({{"family": Values(*{families!r}), "learning_rate": Values(*{rates!r})}})],
+    arms=[Grid({{"size": Values(*{sizes!r}), "learning_rate": Values(*{rates!r})}})],
     protocol=Replicates({seeds}),
     objectives=[Objective("val/nll")],
 )
@@ -90,7 +90,7 @@ class Tessera:
 
     def command(self, job: Job) -> list[str]:
         study = job.folder / "study.py"
-        text = STUDY_FILE.format(name=STUDY, sleep_s=job.sleep_s, families=list(FAMILIES), rates=job.learning_rates, seeds=SEEDS)
+        text = STUDY_FILE.format(name=STUDY, sleep_s=job.sleep_s, sizes=SIZES, rates=job.learning_rates, seeds=SEEDS)
         study.write_text(text, "utf-8")
         options = ["--out", str(job.out / "runs"), "--workers", str(job.workers), "--wandb", self.wandb, "--json"]
         storage = ["--storage", job.storage] if job.storage else []

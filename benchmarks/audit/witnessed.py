@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.audit.work import Cell, cell_of, testify
+from benchmarks.audit.work import Cell, attest, cell_of
 from orchestrator.contract import Host, Lane, Report, Verdict
 from trainers.curves import Curves
 
@@ -32,10 +32,10 @@ class _Watched:
     def pull(self, n: int) -> Sequence[Lane]:
         lanes = self._host.pull(n)
         self._cells |= {lane.key: cell_of(lane.config, lane.seed) for lane in lanes}
-        testify("begun", [self._cells[lane.key] for lane in lanes])
+        attest("begun", [self._cells[lane.key] for lane in lanes])
         return lanes
 
     def report(self, reports: Sequence[Report]) -> Mapping[str, Verdict]:
         """The work is done before the ledger hears of it, and so is the line."""
-        testify("finished", [self._cells[report.key] for report in reports if report.final])
+        attest("finished", [self._cells[report.key] for report in reports if report.final])
         return self._host.report(reports)

@@ -17,9 +17,9 @@ from typing import Any
 from orchestrator.contract import FlatConfig, Lane, Probe, Report, Usage, Verdict, flatten
 from trainers.curves import Curves, CurvesConfig
 
-FAMILIES = ("plain", "wide")  # two programs, so that packs come to an end within a study
+SIZES = (100, 200)  # two programs, so that packs come to an end within a study
 SEEDS = 3
-LEAST = len(FAMILIES) * SEEDS
+LEAST = len(SIZES) * SEEDS
 RUNGS, RUNG_STEPS = 5, 20
 LEARNING_RATES = (1e-3, 1e-1)  # lowest and highest, spaced evenly in the logarithm
 WITNESS = "AUDIT_WITNESS"  # environment variable: the file of witnesses
@@ -30,13 +30,13 @@ SLEEP_S = 0.05  # that a rung of a trial takes
 class Cell:
     """One trial, as every tool names it."""
 
-    family: str
+    size: int
     learning_rate: float
     seed: int
 
     def __str__(self) -> str:
         """Its name in witnesses and results, with the rate to its last bit."""
-        return f"{self.family}/{self.learning_rate!r}/{self.seed}"
+        return f"{self.size}/{self.learning_rate!r}/{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +68,11 @@ class Job:
     def cells(self) -> list[Cell]:
         """Every trial, once."""
         rates = self.learning_rates
-        return [Cell(family=family, learning_rate=rate, seed=seed) for family in FAMILIES for rate in rates for seed in range(SEEDS)]
+        return [Cell(size=size, learning_rate=rate, seed=seed) for size in SIZES for rate in rates for seed in range(SEEDS)]
 
     def config(self, cell: Cell) -> FlatConfig:
         """The resolved config of a trial."""
-        return flatten(base(self.sleep_s)) | {"family": cell.family, "learning_rate": cell.learning_rate}
+        return flatten(base(self.sleep_s)) | {"size": cell.size, "learning_rate": cell.learning_rate}
 
     def write(self, file: pathlib.Path) -> None:
         """Writes the job where `read` finds it."""
@@ -92,10 +92,10 @@ def base(sleep_s: float) -> CurvesConfig:
 
 def cell_of(config: Mapping[str, Any], seed: int) -> Cell:
     """The trial with this config and seed."""
-    return Cell(family=config["family"], learning_rate=config["learning_rate"], seed=seed)
+    return Cell(size=config["size"], learning_rate=config["learning_rate"], seed=seed)
 
 
-def testify(event: str, cells: Iterable[Cell]) -> None:
+def attest(event: str, cells: Iterable[Cell]) -> None:
     """Appends a line for each trial to the file of witnesses, and returns when they are on disk."""
     lines = [json.dumps({"event": event, "cell": str(cell), "pid": os.getpid(), "at": time.time()}) + "\n" for cell in cells]
     number = os.open(os.environ[WITNESS], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -174,9 +174,9 @@ def train(job: Job, cell: Cell, folder: pathlib.Path, heard: Callable[[Report], 
         folder: Of its checkpoints.
         heard: Told of each rung but the last, when its checkpoint is in the folder.
     """
-    testify("begun", [cell])
+    attest("begun", [cell])
     host = LoneHost(Lane(key=str(cell), config=job.config(cell), seed=cell.seed, folder=folder), heard)
     Curves().train(host)
     assert host.final is not None
-    testify("finished", [cell])
+    attest("finished", [cell])
     return host.final

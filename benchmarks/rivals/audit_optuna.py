@@ -21,7 +21,7 @@ from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrial
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from benchmarks.audit.work import FAMILIES, SEEDS, Cell, Job, train
+from benchmarks.audit.work import SEEDS, SIZES, Cell, Job, train
 
 HEARTBEAT_S, STALE_S = 1, 3
 SQLITE_PATIENCE_S = 60
@@ -51,11 +51,11 @@ def work(job: Job, kind: str) -> None:
 
     def objective(trial: optuna.Trial) -> float:
         cell = Cell(
-            family=trial.suggest_categorical("family", FAMILIES),
+            size=trial.suggest_categorical("size", SIZES),
             learning_rate=trial.suggest_categorical("learning_rate", job.learning_rates),
             seed=trial.suggest_int("seed", 0, SEEDS - 1),
         )
-        first = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)  # type: ignore[arg-type] - as in Optuna's example
+        first = RetryHeartbeatStaleTrialCallback.retried_trial_number(study.get_trials(deepcopy=False)[trial.number])
         folder = job.out / "checkpoints" / str(trial.number if first is None else first)
         metrics = train(job, cell, folder, lambda report: trial.report(report.metrics["val/nll"], report.step))
         trial.set_user_attr("metrics", dict(metrics))

@@ -53,7 +53,7 @@ def tuner_of(job: Job, file: pathlib.Path) -> Any:
 
     if tune.Tuner.can_restore(str(job.out / NAME)):
         return tune.Tuner.restore(str(job.out / NAME), trainable=objective, resume_unfinished=True, resume_errored=True)
-    cells = [{"family": cell.family, "learning_rate": cell.learning_rate, "seed": cell.seed} for cell in job.cells()]
+    cells = [{"size": cell.size, "learning_rate": cell.learning_rate, "seed": cell.seed} for cell in job.cells()]
     return tune.Tuner(
         objective,
         param_space={"job": str(file), "cell": tune.grid_search(cells)},
