@@ -20,6 +20,7 @@ class DataConfig:
     image_size: int = static(8, "pixels a side after resizing", low=4)
     channels: int = static(1, "colour channels of an image", low=1, high=4)
     train_examples: int = static(0, "training images used, the first of the split; 0 uses all", low=0)
+    train_size: int = static(0, "pixels a side in which training images are kept, for crops to be cut from; 0 is image_size", low=0)
 
     def at_most(self, split: str) -> int:
         """Images used of `train`, `val`, … at most; 0 uses all."""
@@ -103,6 +104,8 @@ class AugmentConfig:
     crop: bool = static(False, "random resized crop (Inception style)")
     crop_min_area: float = traced(0.05, "smallest share of the image that a crop keeps", low=0.01, high=1.0)
     flip: bool = static(False, "mirror images left to right with probability 1/2")
+    randaugment_layers: int = static(0, "N of RandAugment: changes drawn for each image, one after another; 0 is off", low=0, high=8)
+    randaugment_magnitude: float = traced(10.0, "M of RandAugment, how strong they are", low=0.0, high=30.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,15 @@ class EvalConfig:
     batch_size: int = static(0, "images a batch, before tiling; 0 takes all when they fit, else 512", low=0)
     ece_bins: int = static(15, "equal-width confidence bins of the calibration error", low=1)
     corrupted: bool = static(True, "also measure on the corrupted test split, where the dataset has one")
+    corruptions: str = static(
+        "none",
+        "15 corruptions at 5 severities of the test images: none, made here, or published (CIFAR-10-C, ImageNet-C)",
+        choices=("none", "generated", "published"),
+    )
+    ood: tuple[str, ...] = static((), "sets of images of no class of the dataset, to be told from its test images")
+    few_shot: tuple[str, ...] = static((), "datasets that are learned linearly from 1, 5, 10 and 25 images a class")
+    few_shot_draws: int = static(3, "times that those images are drawn; accuracies are means over draws", low=1)
+    load: bool = static(False, "also measure which share of tokens each expert gets, in one more pass over the test images")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
