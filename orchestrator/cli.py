@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.exits import DONE, INTERRUPTED, USER_ERROR
+from orchestrator.storage import VARIABLE, redacted
 
 if TYPE_CHECKING:
     from orchestrator.executors.nursery import NurseryExecutor
@@ -37,13 +39,24 @@ EPILOG = """examples
   python launch.py studies/ablation.py plan --probe          and how long would it take? Measures each program for some seconds
   python launch.py studies/ablation.py --set protocol.replicates=3 --set train.steps=200 --out /tmp/quick
   python launch.py studies/ablation.py --profile paper plan  the published setting: ImageNet, B/32
+  python launch.py studies/ablation.py --storage postgresql://ann@db/sweeps   on every machine: they share the work
 
 exit code: 0 done, 1 some trials failed or are missing, 2 a mistake in the study or the command, 130 interrupted"""
+
+PATIENCE_S = 600.0
+
+
+class Grammar(argparse.ArgumentParser):
+    """Complains without repeating a password that somebody typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with code 2."""
+        super().error(redacted(message))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    root = argparse.ArgumentParser(
+    root = Grammar(
         prog="python launch.py",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -56,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="DIR", help="ledger, checkpoints, reports (default: runs)"
+    )
+    root.add_argument(
+        "--storage",
+        default="",
+        metavar="URL",
+        help="where the ledger is: a file, or postgresql://… for workers on several machines "
+        f"(default: ${VARIABLE}, else ledger.db under DIR). Give a password by the variable or in ~/.pgpass: others see command lines",
     )
     root.add_argument("--profile", default="", help="which of the study's profiles, such as laptop or paper (default: the first)")
     root.add_argument("--workers", type=_count, default=0, metavar="N", help="worker processes at once (default: one per core, at most 4)")
@@ -75,8 +95,15 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--probe", action="store_true", help="with plan: measure first how fast each program is here, and estimate the time from that"
     )
+    root.add_argument(
+        "--patience",
+        type=_seconds,
+        default=PATIENCE_S,
+        metavar="S",
+        help=f"seconds that a run waits for a ledger that is locked, full or out of reach (default: {PATIENCE_S:g})",
+    )
     root.add_argument("--json", action="store_true", help="print the result as one JSON document")
-    root.add_argument("--yes", action="store_true", help="do not ask before finished trials are left out of an edited study")
+    root.add_argument("--yes", action="store_true", help="do not ask before an edited study leaves trials out")
     return root
 
 
@@ -86,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = grammar.parse_intermixed_args(arguments)  # `STUDY --out DIR plan` too
     if options.probe and options.command != "plan":
         grammar.error("--probe goes with plan: a run measures as it trains")
-    options.again = shlex.join(["python", "launch.py", *(sys.argv[1:] if arguments is None else arguments)])
+    options.again = shlex.join(["python", "launch.py", *map(redacted, sys.argv[1:] if arguments is None else arguments)])
     options.workers = options.workers or max(1, min(4, os.cpu_count() or 1))
     try:
         with _executor(options) as options.executor:
@@ -95,8 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(commands.COMMANDS[options.command](options))
     except OrchestratorError as error:
         if options.json:
-            print(json.dumps({"errors": [str(problem) for problem in error.problems]}, indent=1))
-        print(error, file=sys.stderr)
+            print(json.dumps({"errors": [redacted(str(problem)) for problem in error.problems]}, indent=1))
+        print(redacted(str(error)), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted before anything was started", file=sys.stderr)
@@ -117,6 +144,16 @@ def _executor(options: argparse.Namespace) -> Generator[NurseryExecutor | None]:
     with NurseryExecutor() as executor:
         executor.open(str(options.out))
         yield executor
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0")
+    return value
 
 
 def _count(text: str) -> int:

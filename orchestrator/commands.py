@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,23 +19,27 @@ from rich.text import Text
 from orchestrator.context import Context, plan_view, planned, read_study
 from orchestrator.crew import Crew, CrewOptions
 from orchestrator.driver import Driver, Ending, prepare_data, unfinished
+from orchestrator.edits import edits_told
 from orchestrator.errors import OrchestratorError
 from orchestrator.exits import DONE, INCOMPLETE, INTERRUPTED
-from orchestrator.ledger import Ledger, NoLedgerError
+from orchestrator.ledger import Ledger, LedgerUnavailableError, NoLedgerError, Patience
 from orchestrator.logbook import Logbook
 from orchestrator.measure import measure
+from orchestrator.neighbours import present, strangers, welcome
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
 from orchestrator.progress import View, duration
 from orchestrator.provenance import launcher_provenance
 from orchestrator.publisher import Publisher
 from orchestrator.records import StudyRecord
 from orchestrator.spec import spec_of, study_record
+from orchestrator.storage import hand_down, place_of
 from orchestrator.trackers import ResolvedMode, resolve_mode
 
 
 def run(options: argparse.Namespace) -> int:
     """Plans, trains what is missing, reports."""
     context = read_study(options)
+    hand_down(context.storage)
     view = _view_before(context, options)
     mode = resolve_mode(options.wandb, os.environ)
     if view.work:
@@ -41,13 +47,25 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=True)
     if not _agreed(view, options, console):
         return DONE
-    ledger = Ledger.open(context.ledger_path)
+    _check_folder(context.folder)
+    drivers: list[Driver] = []
+    hasty: Callable[[], bool] = lambda: any(getattr(driver, "is_asked_to_stop", False) for driver in drivers)  # noqa: E731
+    ledger = Ledger.open(context.storage, patience=Patience(for_s=options.patience, say=_sayer(console), hasty=hasty))
     if view.work:
         options.executor.preload(context.trainer.name, log=context.folder / "logs" / "nursery.log")
     console.print("\n".join(summary_lines(view)), highlight=False, markup=False, soft_wrap=True)
-    ending, complete = _drive(context, ledger, view, options, mode, console)
+    try:
+        ending, complete = _drive(context, ledger, view, options, mode, console, drivers)
+    except LedgerUnavailableError:
+        if not hasty():
+            _sayer(console)(f"nothing that the ledger has is lost. To go on, once it serves: {options.again}")
+            raise
+        ending, complete = Ending.INTERRUPTED, False
     if ending is Ending.INTERRUPTED:
-        console.print(f"stopped; nothing is lost. To go on: {options.again}", highlight=False, markup=False, soft_wrap=True)
+        _sayer(console)(f"stopped; nothing is lost. To go on: {options.again}")
+        return INTERRUPTED
+    if ending.value == "superseded":
+        _sayer(console)("the study was edited, and a later launcher runs it as it is now; this one has ended, and nothing is lost")
         return INTERRUPTED
     record = _reported(context, ledger)
     page = _write_report(context, record)
@@ -121,9 +139,15 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _drive(
-    context: Context, ledger: Ledger, before: PlanView, options: argparse.Namespace, mode: ResolvedMode, console: Console
+    context: Context,
+    ledger: Ledger,
+    before: PlanView,
+    options: argparse.Namespace,
+    mode: ResolvedMode,
+    console: Console,
+    drivers: list[Driver],
 ) -> tuple[Ending, bool]:
-    """Runs the study; how that ended, and whether every trial has a result."""
+    """Runs the study; how that ended, and whether every trial has a result. Adds its driver to the drivers."""
     provenance = {**launcher_provenance(), **context.trainer.provenance()}
     view = View(console, context.study.name, expected_s=None if before.estimate is None else before.estimate.seconds)
     options.executor.say = view.say
@@ -131,24 +155,35 @@ def _drive(
     crew_options = CrewOptions(
         study=context.study.name,
         trainer=context.trainer.name,
-        ledger=str(context.ledger_path.resolve()),
+        ledger=ledger.where,
         out=context.out,
         workers=options.workers,
         provenance=provenance,
     )
-    publisher = Publisher(context.study.name, ledger, ledger_path=context.ledger_path, folder=context.folder, mode=mode, console=console)
+    publisher = Publisher(context.study.name, ledger, folder=context.folder, mode=mode, console=console)
     planner = context.planner
     driver = Driver(
-        planner, ledger, view, lambda plan: spec_of(planner.study, planner.trainer, planner.base, context.profile, plan, provenance)
+        planner,
+        ledger,
+        view,
+        lambda plan: spec_of(planner.study, planner.trainer, planner.base, context.profile, plan, provenance),
     )
+    drivers.append(driver)
 
-    def start() -> None:
-        logbook.begin()
-        publisher.start()
+    with publisher, contextlib.ExitStack() as stack:
 
-    with publisher:
+        def start() -> None:
+            alone = stack.enter_context(present(context.folder))
+            if words := welcome(strangers(ledger, context.study.name, context.folder / "workers"), alone=alone):
+                view.say(words)
+            logbook.begin()
+            publisher.start()
+            stack.enter_context(edits_told(context.file, context.content, view.say))
+
         ending = driver.run(lambda: Crew(crew_options, ledger, options.executor, view.say), on_start=start)
         wall_s = logbook.end(ending.value)
+        if ending is Ending.DONE:
+            publisher.drain()
     if wall_s is not None and ending is Ending.DONE:
         expected = "" if before.estimate is None else f"; the plan said about {duration(before.estimate.seconds)}"
         console.print(f"took {duration(wall_s)}{expected}", highlight=False, soft_wrap=True)
@@ -158,26 +193,47 @@ def _drive(
 
 def _view_before(context: Context, options: argparse.Namespace) -> PlanView:
     try:
-        ledger = Ledger.open(context.ledger_path, create=False)
+        ledger = _existing(context)
     except NoLedgerError:
         ledger = None
     return plan_view(context, ledger, options.workers)
 
 
 def _agreed(view: PlanView, options: argparse.Namespace, console: Console) -> bool:
-    """Whether the study may leave finished trials behind; asked on a terminal only, since nothing is deleted."""
+    """Whether an edited study may leave trials behind; asked on a terminal only, since nothing is deleted."""
+    lines = _left_behind(view)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    if lines and not options.yes and sys.stdin.isatty() and console.is_terminal:
+        return console.input("Go on? \\[y/N] ").strip().lower() in ("y", "yes")
+    if lines:
+        console.print(f"going on: {'--yes was given' if options.yes else 'there is no terminal to ask on'}", highlight=False)
+    return True
+
+
+def _left_behind(view: PlanView) -> list[str]:
+    """What happens to trials that were of the study before it was edited, a line for each kind."""
     finished = {place.key for place in view.difference.orphaned if place.state.is_terminal}
-    if not finished:
-        return True
-    text = f"{len(finished)} finished trials are no part of the study any more; they are kept, and used again if it asks for them"
-    if options.yes or not (sys.stdin.isatty() and console.is_terminal):
-        console.print(text, highlight=False)
-        return True
-    return console.input(f"{text}. Go on? \\[y/N] ").strip().lower() in ("y", "yes")
+    others = {place.key for place in view.difference.orphaned} - finished
+    kinds = (
+        (finished, "finished", "kept, and used again if it asks for them"),
+        (others, "running or waiting", "stopped at their next rung and kept, and go on from there if it asks for them"),
+    )
+    return [_told(len(keys), kind, fate) for keys, kind, fate in kinds if keys]
+
+
+def _told(count: int, kind: str, fate: str) -> str:
+    """A line about trials.
+
+    >>> _told(1, "finished", "kept")
+    '1 finished trial is no part of the study any more: kept'
+    """
+    noun = "trial is" if count == 1 else "trials are"
+    return f"{count} {kind} {noun} no part of the study any more: {fate}"
 
 
 def _existing(context: Context) -> Ledger:
-    return Ledger.open(context.ledger_path, create=False)
+    return Ledger.open(context.storage, create=False)
 
 
 def _record(context: Context, ledger: Ledger) -> StudyRecord:
@@ -185,7 +241,7 @@ def _record(context: Context, ledger: Ledger) -> StudyRecord:
     if spec is None:
         raise OrchestratorError(
             f"the ledger does not know the study {context.study.name!r}",
-            found=str(context.ledger_path),
+            found=place_of(context.storage),
             expected="a study that was run",
             fix="run the study first",
         )
@@ -200,7 +256,11 @@ def _reported(context: Context, ledger: Ledger) -> StudyRecord:
 def _write_report(context: Context, record: StudyRecord) -> pathlib.Path:
     from orchestrator.report import write
 
-    return write(record, context.folder / "report")
+    folder = context.folder / "report"
+    try:
+        return write(record, folder)
+    except OSError as error:
+        raise _unwritable("the report cannot be written", folder, error) from error
 
 
 def _show_result(record: StudyRecord, page: pathlib.Path, options: argparse.Namespace) -> None:
@@ -213,6 +273,34 @@ def _show_result(record: StudyRecord, page: pathlib.Path, options: argparse.Name
     console = _stdout()
     console.print(terminal_table(record))
     console.print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def _check_folder(folder: pathlib.Path) -> None:
+    """Makes the study's folder, and writes to it once.
+
+    Raises:
+        OrchestratorError: Nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"1")
+    except OSError as error:
+        raise _unwritable("the output folder cannot be written", folder, error) from error
+
+
+def _unwritable(what: str, folder: pathlib.Path, error: OSError) -> OrchestratorError:
+    return OrchestratorError(
+        what,
+        found=f"{folder}: {error.strerror or error}",
+        expected="a folder that can be written, with room in it",
+        fix="make it writable or make room, or choose another folder with --out; then run the same command again",
+    )
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    """Prints a line, however long, as it is."""
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _stdout() -> Console:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from orchestrator.check import study_problems
 from orchestrator.contract import Trainer
 from orchestrator.designs import Sampled
 from orchestrator.diff import Difference, Place, difference
+from orchestrator.edits import content_of
 from orchestrator.errors import StudyError
 from orchestrator.estimate import OVERHEAD_S, Rungs, device_here, estimate, speeds, work_left
+from orchestrator.keys import FlatConfig, content_key
 from orchestrator.ledger import Ledger
 from orchestrator.load import load_study
 from orchestrator.outcomes import planned as planned
@@ -21,6 +24,7 @@ from orchestrator.plan import Plan, Planner
 from orchestrator.plan_table import PlanView
 from orchestrator.records import Phase, TrialState
 from orchestrator.settings import applied, only_known
+from orchestrator.storage import storage_of
 from orchestrator.study import Study, Tune, roles
 
 
@@ -34,6 +38,10 @@ class Context:
         planner: Of its trials.
         profile: Name of the profile; empty if the study has none.
         out: Folder that `--out` names.
+        storage: Path or whole URL of the ledger, which studies may share. A URL may hold a password: it is not to be shown.
+        file: Of the study.
+        content: Digest of its bytes when it was read.
+        digest: Of all that decides the study's plan; another one is an edit.
     """
 
     study: Study
@@ -41,11 +49,10 @@ class Context:
     planner: Planner
     profile: str
     out: pathlib.Path
-
-    @property
-    def ledger_path(self) -> pathlib.Path:
-        """The database that all studies under one folder share."""
-        return self.out / "ledger.db"
+    storage: str = dataclasses.field(repr=False)
+    file: pathlib.Path
+    content: str
+    digest: str
 
     @property
     def folder(self) -> pathlib.Path:
@@ -58,7 +65,9 @@ def read_study(options: argparse.Namespace) -> Context:
 
     Raises:
         StudyError: With every problem of the file, its configs and the settings at once. Nothing was written.
+        LedgerError: A ledger cannot be kept where it is asked to be.
     """
+    content = content_of(options.study)  # before it is run: what is edited meanwhile is an edit
     loaded = load_study(options.study)
     study, profile = _profiled(loaded.study, options.profile)
     only_known(study, loaded.trainer)
@@ -67,7 +76,24 @@ def read_study(options: argparse.Namespace) -> Context:
     if problems:
         raise StudyError.of(dict.fromkeys(problems))
     planner = Planner(study, loaded.trainer, base)
-    return Context(study=study, trainer=loaded.trainer, planner=planner, profile=profile, out=options.out)
+    return Context(
+        study=study,
+        trainer=loaded.trainer,
+        planner=planner,
+        profile=profile,
+        out=options.out,
+        storage=storage_of(options.storage, os.environ, options.out),
+        file=pathlib.Path(options.study),
+        content=content,
+        digest=_digest(content, profile, options.set, base, loaded.trainer),
+    )
+
+
+def _digest(content: str, profile: str, settings: Sequence[str], base: FlatConfig, trainer: Trainer) -> str:
+    """Of all that decides the plan. The base says what a study takes from modules that its file imports."""
+    return content_key(
+        {"file": content, "profile": profile, "settings": settings, "base": dict(base), "trainer": [trainer.name, trainer.version]}
+    )
 
 
 def plan_view(context: Context, ledger: Ledger | None, workers: int, *, device: str = "") -> PlanView:

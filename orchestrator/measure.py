@@ -31,7 +31,7 @@ def measure(context: Context, view: PlanView, console: Console) -> PlanView:
     if not cells:
         return view
     prepare_data(context.trainer, view.plan)
-    ledger = Ledger.open(context.ledger_path)
+    ledger = Ledger.open(context.storage)
     found = list(_measured(context, ledger, cells, view.workers, console))
     slow = {row.signature for row in found if max((probe.compile_s for probe in row.probes), default=0.0) > AGAIN_S}
     again = [cell for cell in cells if cell.signature in slow]

@@ -24,7 +24,8 @@ def private_home(tmp_path_factory: pytest.TempPathFactory) -> Generator[pathlib.
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_"))]:
             patch.delenv(name)
-        patch.delenv("TFDS_DATA_DIR", raising=False)
+        for name in ("TFDS_DATA_DIR", "TESSERA_STORAGE"):
+            patch.delenv(name, raising=False)
         patch.setenv("HOME", str(home))
         yield home
 

@@ -22,10 +22,10 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # A module may import what stands before it. `report` is above `driver` in the story of a run, but knows records only.
 # fmt: off
 SPINE = (
-    "exits", "errors", "keys", "durable", "config", "contract", "records", "provenance",
+    "exits", "errors", "keys", "durable", "edits", "config", "contract", "records", "causes", "provenance",
     "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
-    "ledger", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "worker", "nursery", "publisher", "crew", "driver",
-    "probing", "measure", "logbook", "commands", "cli",
+    "ledger", "storage", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker", "nursery", "publisher", "crew",
+    "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -45,6 +45,7 @@ JOINS = {
     "probing": frozenset({"executors"}),
     "measure": frozenset({"executors"}),
     "logbook": frozenset({"analysis"}),
+    "neighbours": frozenset({"executors"}),
     "commands": frozenset({"executors", "analysis", "report", "trackers"}),
     "cli": frozenset({"executors"}),  # of a run, started before anything slow is imported
 }

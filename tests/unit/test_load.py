@@ -29,7 +29,7 @@ def write(folder: pathlib.Path, text: str, *, head: str = HEAD) -> pathlib.Path:
 
 
 def complaint(path: pathlib.Path, **options: object) -> str:
-    values = {"study": str(path), "profile": "", "set": [], "out": path.parent / "runs"} | options
+    values = {"study": str(path), "profile": "", "set": [], "out": path.parent / "runs", "storage": ""} | options
     with pytest.raises(StudyError, match="fix:") as caught:
         read_study(argparse.Namespace(**values))
     assert not (path.parent / "runs").exists()
@@ -103,7 +103,7 @@ def test_the_docstring_is_the_question(tmp_path: pathlib.Path) -> None:
 
 def test_a_setting_changes_the_base_and_the_protocol_with_types(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, f"STUDY = {STUDY}")
-    options = argparse.Namespace(study=str(path), profile="", set=["learning_rate=1", "protocol.replicates=5"], out=tmp_path)
+    options = argparse.Namespace(study=str(path), profile="", set=["learning_rate=1", "protocol.replicates=5"], out=tmp_path, storage="")
     context = read_study(options)
     assert context.planner.base["learning_rate"] == 1.0
     assert isinstance(context.planner.base["learning_rate"], float)
@@ -114,7 +114,7 @@ def test_an_unknown_profile_names_those_there_are(tmp_path: pathlib.Path) -> Non
     both = STUDY.replace("base=CurvesConfig()", "base=Profiles(small=CurvesConfig(), big=CurvesConfig(size=200))")
     path = write(tmp_path, f"STUDY = {both}")
     assert "one of small, big" in complaint(path, profile="huge")
-    assert read_study(argparse.Namespace(study=str(path), profile="big", set=[], out=tmp_path)).planner.base["size"] == 200
-    assert read_study(argparse.Namespace(study=str(path), profile="", set=[], out=tmp_path)).profile == "small"
+    assert read_study(argparse.Namespace(study=str(path), profile="big", set=[], out=tmp_path, storage="")).planner.base["size"] == 200
+    assert read_study(argparse.Namespace(study=str(path), profile="", set=[], out=tmp_path, storage="")).profile == "small"
     plain = write(tmp_path, f"STUDY = {STUDY}")
     assert "no profiles" in complaint(plain, profile="big")
