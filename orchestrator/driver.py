@@ -12,20 +12,25 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from orchestrator.contract import Trainer
 from orchestrator.crew import Crew
 from orchestrator.enqueue import plan_rows
 from orchestrator.keys import Json
 from orchestrator.ledger import Ledger, ProgressRow
-from orchestrator.outcomes import planned
+from orchestrator.outcomes import Outlook
 from orchestrator.plan import Outcomes, Plan, PlannedArm, PlannedTrial, Planner
 from orchestrator.progress import ArmProgress, Progress, View
 from orchestrator.records import Phase, TrialState
 
 TICK_S = 0.2
+# Shares of the time that the driver counts the study's trials, plans them anew, and describes the plan: what these take grows
+# with the study, to half a second at 100,000 trials, so they come more rarely there.
+COUNTS, PLANS, DESCRIBES = 0.05, 0.05, 0.02
 Settled: TypeAlias = tuple[tuple[str, Phase, int, int, int], ...]
+NEWS_EVERY_S = 2.0  # between two looks whether the study was launched again
+LAUNCH = "launch"  # kind of the events that tell of a launcher, with the edition of its study file
 MAX_DEATHS = 20  # of workers in a row without a trial finished: then something is wrong with the machine, not with a trial
 
 
@@ -35,12 +40,35 @@ class Ending(enum.Enum):
     DONE = "done"
     INTERRUPTED = "interrupted"  # asked to stop; what workers could not checkpoint is done again from the last checkpoint
     STUCK = "stuck"  # workers die without getting anything done
+    SUPERSEDED = "superseded"  # the study was edited and launched again: that launcher goes on with its trials
+
+
+class Pace:
+    """Keeps something that is done again and again to a share of the time."""
+
+    def __init__(self, share: float) -> None:
+        self._share, self._due = share, 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """It may be done again."""
+        return time.monotonic() >= self._due
+
+    @contextmanager
+    def kept(self) -> Generator[None]:
+        """Times what is done inside, and puts the next time off accordingly."""
+        started = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._due = ended + (ended - started) * (1.0 / self._share - 1.0)
 
 
 class Driver:
     """Runs one study to its end."""
 
-    def __init__(self, planner: Planner, ledger: Ledger, view: View, describe: Callable[[Plan], Mapping[str, Json]]) -> None:
+    def __init__(
+        self, planner: Planner, ledger: Ledger, view: View, describe: Callable[[Plan], Mapping[str, Json]], digest: str = ""
+    ) -> None:
         """A driver of one study.
 
         Args:
@@ -48,12 +76,24 @@ class Driver:
             ledger: Where they are kept.
             view: Shows progress.
             describe: The study's description for the ledger, given its newest plan.
+            digest: Of the study file and the settings: a launcher with another one takes the study over.
         """
-        self._planner, self._ledger, self._view, self._describe = planner, ledger, view, describe
+        self._planner, self._ledger, self._view, self._describe, self._digest = planner, ledger, view, describe, digest
         self._study, self._trainer = planner.study.name, planner.trainer
         self._signals = 0
+        self._edition: int | None = None
+        self._is_superseded = False
+        self._heard, self._heard_at = 0, 0.0
         self._settled: Settled = ()
-        self._plan: Plan
+        self._outlook = Outlook(planner, ledger)
+        self._plan: Plan | None = None
+        self._moved: set[str] | None = None  # arms whose trials ended or reached a rung since the last plan; None: any may have
+        self._counts, self._plans, self._describes = Pace(COUNTS), Pace(PLANS), Pace(DESCRIBES)
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """A signal came; whoever waits for something waits no longer."""
+        return self._signals > 0
 
     def run(self, crew: Callable[[], Crew], *, on_start: Callable[[], None]) -> Ending:
         """Until every trial that can be planned is finished, or until asked to stop.
@@ -66,51 +106,103 @@ class Driver:
             LaunchError: Workers cannot be started.
         """
         self._replan()
+        self._heard = self._ledger.event(self._study, LAUNCH, edition=self._edition)
         self._ledger.request_stop(self._study, False)
         if not _left(self._ledger.progress(self._study)):
             return Ending.DONE
         with self._signals_caught(), crew() as workers, self._view.shown():
             on_start()
             ending = self._loop(workers)
+            if ending is Ending.SUPERSEDED:
+                self._view.say("the study file was edited and launched again; this launcher hands its trials over")
             if ending is Ending.INTERRUPTED:
                 self._view.say("stopping: workers write their checkpoints (Ctrl-C again leaves at once)")
             workers.stop(lambda: self._signals > 1, lambda: self._show(workers, self._ledger.progress(self._study)))
         return ending
 
     def _loop(self, crew: Crew) -> Ending:
-        deaths = 0
+        deaths, waiting = 0, 0
         while True:
             if self._signals or self._ledger.stop_requested(self._study):
                 return Ending.INTERRUPTED
             crew.mourn()
-            rows = self._ledger.progress(self._study)
-            if _settled(rows) != self._settled:
-                self._settled, deaths = _settled(rows), crew.deaths
-                if self._may_advance(rows):
-                    self._replan()
+            if self._counts.is_due:
+                with self._counts.kept():
                     rows = self._ledger.progress(self._study)
-            # What finished while the plan was made anew may have called for more: then it is made again.
-            is_over = not _left(rows) and _settled(rows) == self._settled
-            self._show(crew, rows, force=is_over)
-            if is_over:
-                return Ending.DONE
+                if self._has_moved(rows):
+                    deaths = crew.deaths
+                rows = self._followed(rows)
+                if self._is_superseded or self._is_launched_again():
+                    return Ending.SUPERSEDED
+                # What finished while the plan was made anew may have called for more: then it is made again.
+                is_over = not _left(rows) and _settled(rows) == self._settled
+                self._show(crew, rows, force=is_over)
+                if is_over:
+                    return Ending.DONE
+                waiting = sum(row.waiting for row in rows)
             if crew.deaths - deaths > MAX_DEATHS:
                 return Ending.STUCK
-            crew.staff(sum(row.waiting for row in rows))
+            crew.staff(waiting)
             time.sleep(TICK_S)
 
+    def _has_moved(self, rows: Sequence[ProgressRow]) -> bool:
+        """Whether a trial ended or reached a rung since the last look; notes which arm's."""
+        settled = _settled(rows)
+        if settled == self._settled:
+            return False
+        if self._moved is not None:
+            self._moved |= {arm for arm, *_ in set(settled) ^ set(self._settled)}
+        self._settled = settled
+        return True
+
+    def _followed(self, rows: Sequence[ProgressRow]) -> Sequence[ProgressRow]:
+        """The rows after a plan made anew, where more may follow from them."""
+        if self._moved is not None and not self._moved:
+            return rows
+        if _left(rows):
+            if not self._plans.is_due or not self._may_advance(rows):
+                return rows
+        else:
+            self._moved = None  # the last plan leaves nothing out
+        with self._plans.kept():
+            self._replan()
+        return self._ledger.progress(self._study)
+
     def _may_advance(self, rows: Sequence[ProgressRow]) -> bool:
-        """Whether more may follow from what just came in: an arm's whole batch, a cohort's whole rung, or everything."""
-        pending = {arm.arm.name for arm in self._plan.arms if arm.pending}
+        """Whether more may follow from what just came in: an arm's whole batch, or a cohort's whole rung."""
+        plan = self._planned()
+        pending = {arm.arm.name for arm in plan.arms if arm.pending}
         busy = {row.arm for row in rows if row.phase is Phase.TUNE and row.running + row.waiting + row.paused}
-        return bool(pending - busy) or not _left(rows) or any(_is_at_rung(rows, *cohort) for cohort in self._plan.cohorts)
+        return bool(pending - busy) or any(_is_at_rung(rows, *cohort) for cohort in plan.cohorts)
 
     def _replan(self) -> None:
-        self._plan, _ = planned(self._planner, self._ledger)
-        self._ledger.insert_plan(plan_rows(self._study, self._trainer, self._plan, self._describe(self._plan)))
+        """Plans again the arms that have moved, or all, and tells the ledger what has changed."""
+        before = None if self._moved is None else self._plan
+        plan, spec = self._outlook.look(self._moved), None
+        if before is None or self._describes.is_due:
+            with self._describes.kept():
+                spec = self._describe(plan)
+        rows = plan_rows(self._study, self._trainer, plan, spec, self._digest, since=before)
+        edition = self._ledger.insert_plan(rows, edition=self._edition)
+        self._is_superseded = edition is None  # nothing was written: the study is another launcher's by now
+        self._plan, self._moved, self._edition = plan, set(), edition
+
+    def _is_launched_again(self) -> bool:
+        """Whether a launcher of a later edition has told of itself. One of the same edition works beside this one."""
+        now = time.monotonic()
+        if now - self._heard_at < NEWS_EVERY_S:
+            return False
+        self._heard_at = now
+        news = self._ledger.events(self._study, self._heard)
+        self._heard = max((event.id for event in news), default=self._heard)
+        return any(event.kind == LAUNCH and cast(int, event.payload["edition"]) > cast(int, self._edition) for event in news)
+
+    def _planned(self) -> Plan:
+        assert self._plan is not None, "a run begins with a plan"
+        return self._plan
 
     def _show(self, crew: Crew, rows: Sequence[ProgressRow], *, force: bool = False) -> None:
-        self._view.update(progress_of(self._plan, rows, workers=crew.active), force=force)
+        self._view.update(progress_of(self._planned(), rows, workers=crew.active), force=force)
 
     @contextmanager
     def _signals_caught(self) -> Generator[None]:
@@ -159,7 +251,7 @@ def _arm_progress(arm: PlannedArm, rows: Sequence[ProgressRow]) -> ArmProgress:
 
 def _settled(rows: Sequence[ProgressRow]) -> Settled:
     """What a new plan may follow from: how many have finished, and how many are at a rung, by arm and phase."""
-    return tuple((row.arm, row.phase, row.done, row.failed, row.paused) for row in rows)
+    return tuple((row.arm, row.phase, row.done, row.failed, row.paused) for row in rows if row.done + row.failed + row.paused)
 
 
 def _left(rows: Sequence[ProgressRow]) -> bool:

@@ -10,9 +10,23 @@ from orchestrator.ledger import CellRow, DecisionRow, MemberRow, PlanRows, Trial
 from orchestrator.plan import Plan, PlannedCell, PlannedDecision, PlannedTrial
 
 
-def plan_rows(study: str, trainer: Trainer, plan: Plan, spec: Mapping[str, Json]) -> PlanRows:
-    """A whole plan: its cells and trials, their places in the study, and what rules decided."""
-    trials = tuple(plan.trials)
+def plan_rows(
+    study: str, trainer: Trainer, plan: Plan, spec: Mapping[str, Json] | None, digest: str = "", *, since: Plan | None = None
+) -> PlanRows:
+    """A plan: its cells and trials, their places in the study, and what rules decided.
+
+    Args:
+        study: Its name.
+        trainer: Of the study.
+        plan: The plan.
+        spec: The study's description; None where an earlier one still holds.
+        digest: Of the study file and the settings that the plan was made from.
+        since: An earlier plan that the ledger has: then only arms that differ from it are spoken of. None: all.
+    """
+    before = {} if since is None else {arm.arm.name: arm for arm in since.arms}
+    arms = [arm for arm in plan.arms if before.get(arm.arm.name) is not arm]
+    names = {arm.arm.name for arm in arms} | (before.keys() - {arm.arm.name for arm in plan.arms})
+    trials = tuple(trial for arm in arms for trial in arm.trials)
     cells = {trial.cell.key: trial.cell for trial in trials}
     return PlanRows(
         study=study,
@@ -21,6 +35,9 @@ def plan_rows(study: str, trainer: Trainer, plan: Plan, spec: Mapping[str, Json]
         trials=tuple(TrialRow(key=trial.key, cell=trial.cell.key, seed=trial.seed) for trial in trials),
         members=tuple(_member(trial) for trial in trials),
         decisions=tuple(_decision(decision) for decision in plan.decisions),
+        digest=digest,
+        arms=None if since is None else frozenset(names),
+        former=tuple(trial.key for name in names if name in before for trial in before[name].trials),
     )
 
 

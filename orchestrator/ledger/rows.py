@@ -97,19 +97,23 @@ class TrialRows:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRows(TrialRows):
-    """A whole plan: all that the study named `study` holds now, its description, and every decision that led to it.
+    """A plan: all that the study named `study`, or some arms of it, hold now, and every decision that led to it.
 
     Attributes:
         study: Its name.
-        spec: Its description, from which reports are made.
+        spec: Its description, from which reports are made; None leaves that of an earlier plan.
         decisions: Of its stopping rules.
         digest: Of the study file and the settings that the plan was made from: plans of one digest are of one edition.
+        arms: The plan speaks of these arms only, and leaves others as they are; None: of all.
+        former: Trials that these arms had in the plan before it.
     """
 
     study: str
-    spec: Mapping[str, Json]
+    spec: Mapping[str, Json] | None
     decisions: tuple[DecisionRow, ...] = ()
     digest: str = ""
+    arms: frozenset[str] | None = None
+    former: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
