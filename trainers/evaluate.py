@@ -19,7 +19,7 @@ from trainers.data import Split
 from trainers.step import Program, Traced
 
 LARGEST_BATCH = 512
-OF_MEMBERS = ("diversity", "member_nll")
+OF_MEMBERS = ("diversity", "member_nll", "disagreement", "normalised_disagreement", "cosine")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,12 @@ def by_hand(logits, labels):
     ece = sum((bins == b).mean() * abs(hit[bins == b].mean() - confidence[bins == b].mean()) for b in range(BINS) if (bins == b).any())
     clipped = np.maximum(members, 1e-7)
     pairs = [(p, q) for i, p in enumerate(clipped) for j, q in enumerate(clipped) if i != j]
+    differ = np.mean([(logits[i].argmax(-1) != logits[j].argmax(-1)).mean() for i, j in unordered(len(logits))] or [0.0])
+    angles = [(p * q).sum(-1) / np.linalg.norm(p, axis=-1) / np.linalg.norm(q, axis=-1) for p, q in itertools.combinations(members, 2)]
     return {
+        "disagreement": differ,
+        "normalised_disagreement": differ / (1 - hit.mean() + 1e-7),
+        "cosine": np.mean(angles) if angles else 1.0,
         "nll": -np.log(mean[np.arange(N), labels]).mean(),
         "error": 1 - hit.mean(),
         "ece": ece,
@@ -40,6 +46,10 @@ def by_hand(logits, labels):
         "member_nll": -special.log_softmax(logits.astype(np.float64), axis=-1)[:, np.arange(N), labels].mean(),
         "diversity": np.mean([(p * np.log(p / q)).sum(-1).mean() for p, q in pairs]) if pairs else 0.0,
     }
+
+
+def unordered(n):
+    return itertools.combinations(range(n), 2)
 
 
 def is_clear(logits):
@@ -57,7 +67,7 @@ def test_every_metric_equals_its_definition(members, data):
     found, expected = compiled(jnp.asarray(logits), jnp.asarray(labels)), by_hand(logits, labels)
     assert found.keys() == expected.keys()
     for name in found:
-        if name in ("error", "ece") and not is_clear(logits):
+        if name in ("error", "ece", "normalised_disagreement") and not is_clear(logits):
             continue
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-5, err_msg=name)
 
@@ -80,7 +90,8 @@ def test_probabilities_are_averaged_not_logits():
 
 def test_a_sure_and_right_ensemble_scores_zero():
     labels = np.arange(3)
-    perfect = compiled(60.0 * np.stack([np.eye(3, dtype=np.float32)] * 2), labels)
+    perfect = dict(compiled(60.0 * np.stack([np.eye(3, dtype=np.float32)] * 2), labels))
+    assert float(perfect.pop("cosine")) == pytest.approx(1.0)
     assert all(abs(float(value)) < 1e-6 for value in perfect.values())
 
 
@@ -88,6 +99,8 @@ def test_equal_members_have_no_diversity():
     member = np.random.default_rng(0).normal(size=(1, 100, 10))
     found = compiled(np.repeat(member, 4, axis=0).astype(np.float32), np.zeros(100, np.int32))
     assert float(found["diversity"]) == pytest.approx(0.0, abs=1e-9)
+    assert [float(found[name]) for name in ("disagreement", "normalised_disagreement")] == [0.0, 0.0]
+    assert float(found["cosine"]) == pytest.approx(1.0, abs=1e-6)
     np.testing.assert_allclose(found["nll"], found["member_nll"], rtol=1e-6)
 
 
@@ -95,4 +108,4 @@ def test_a_diverged_member_shows():
     logits = np.zeros((2, N, C), np.float32)
     logits[1, 0, 0] = np.nan
     found = compiled(logits, np.zeros(N, np.int32))
-    assert np.isnan(found["nll"])
+    assert all(np.isnan(found[name]) for name in ("nll", "disagreement", "cosine", "diversity"))
