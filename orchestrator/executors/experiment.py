@@ -144,7 +144,9 @@ class WorkerExperiment(xm.Experiment):
         self.title, self._executor, self._store = title, executor, UnitStore(folder)
         self._units: dict[str, WorkerUnit] = {}
         for record in self._store.read():
-            unit = self._new_unit(record.number, record.spec.identity)
+            # Two launchers at once count on from the same number; here each unit needs one of its own.
+            number = max(record.number, 1 + max((unit.number for unit in self._units.values()), default=0))
+            unit = self._new_unit(number, record.spec.identity)
             unit.spec, unit.record = record.spec, record
             unit.handle = executor.attach(record.handle) if record.handle else executor.find(record.spec)
 

@@ -87,13 +87,17 @@ class Fleet:
         self._entered = False
 
     def next_identity(self, worker: int) -> str:
-        """The first identity of a worker that no launcher ever used: `study/worker-3-a2` for its second attempt.
+        """Takes the first identity of a worker that no launcher ever took: `study/worker-3-a2` for its second attempt.
 
-        An identity that was used names a unit for good, so a worker that is started again takes a new one.
+        An identity names a unit for good, so a worker that is started again takes a new one, and so does another launcher
+        that asks at the same moment.
+
+        Raises:
+            LaunchError: The folder cannot be written.
         """
         store = UnitStore(self._folder)
         attempts = (f"{self._study}/worker-{worker}-a{attempt}" for attempt in itertools.count(1))
-        return next(identity for identity in attempts if not store.is_used(identity))
+        return next(identity for identity in attempts if store.take(identity))
 
     def start(self, spec: WorkerSpec) -> Unit:
         """Starts a worker. An identity that was used before gives the unit that has it, running or ended.

@@ -69,22 +69,34 @@ class UnitStore:
         try:
             write_row(self._path(record.spec.identity), _to_row(record), mode=0o600)  # the address of a database may hold a password
         except OSError as error:
-            raise LaunchError(
-                f"the record of worker {record.spec.identity} cannot be written",
-                found=str(error),
-                expected="a folder that can be written, with room in it",
-                fix="make room, or choose another folder with --out",
-            ) from error
+            raise _not_written(record.spec.identity, error) from error
 
-    def is_used(self, identity: str) -> bool:
-        """A unit had this identity, whatever became of its record."""
+    def take(self, identity: str) -> bool:
+        """Makes an identity the caller's for good. False when somebody has it, or had it, whatever became of its record.
+
+        Of several launchers that ask at the same moment, one is told so.
+
+        Raises:
+            LaunchError: The folder cannot be written.
+        """
         path = self._path(identity)
-        return path.exists() or _aside(path).exists()
+        if path.exists() or _aside(path).exists():
+            return False
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(_taken(path), os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError as error:
+            if _taken(path).exists():
+                return False
+            raise _not_written(identity, error) from error
+        return True
 
     def forget(self, identity: str) -> None:
-        """Drops the record of a unit that could not be started."""
+        """Drops the record of a unit that could not be started: its identity can be taken again."""
+        path = self._path(identity)
         with contextlib.suppress(OSError):  # then it stays as one that was lost
-            self._path(identity).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            _taken(path).unlink(missing_ok=True)
 
     def _read(self, path: pathlib.Path) -> UnitRecord | None:
         try:
@@ -110,6 +122,19 @@ def this_launcher() -> tuple[str, int, str]:
 
 def _launcher(host: str, pid: int, started: str) -> tuple[str, int, str]:
     return host, pid, started
+
+
+def _not_written(identity: str, error: OSError) -> LaunchError:
+    return LaunchError(
+        f"the record of worker {identity} cannot be written",
+        found=str(error),
+        expected="a folder that can be written, with room in it",
+        fix="make room, or choose another folder with --out",
+    )
+
+
+def _taken(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".taken")
 
 
 def _aside(path: pathlib.Path) -> pathlib.Path:

@@ -307,14 +307,31 @@ def test_what_an_earlier_launcher_saw_is_remembered(executor: Executor, tmp_path
             unit = fleet.start(python(tmp_path, "raise SystemExit(3)"))
             assert fleet.wait(PATIENCE_S)
             assert (unit.status, unit.exit_code) == (UnitStatus.FAILED, 3)
-            assert fleet.next_identity(1) == "tiling/worker-1-a1"
 
 
-def test_an_attempt_takes_an_identity_that_none_has(fleet: Fleet, tmp_path: pathlib.Path) -> None:
-    assert fleet.next_identity(1) == "tiling/worker-1-a1"
+def test_an_attempt_takes_an_identity_that_none_has(fleet: Fleet, executor: Executor, tmp_path: pathlib.Path) -> None:
     fleet.start(python(tmp_path, "", name="worker-1-a1"))
     assert fleet.next_identity(1) == "tiling/worker-1-a2"
     assert fleet.next_identity(2) == "tiling/worker-2-a1"
+    with Fleet(study="tiling", folder=tmp_path / "units", executor=executor) as another:
+        assert another.next_identity(2) == "tiling/worker-2-a2"
+
+
+def test_workers_of_two_launchers_at_once_are_all_found_again(executor: Executor, tmp_path: pathlib.Path) -> None:
+    """Each launcher counts its units from what it found when it began, so both have a first one."""
+    folder = tmp_path / "units"
+    with Fleet(study="tiling", folder=folder, executor=executor) as one, Fleet(study="tiling", folder=folder, executor=executor) as two:
+        assert not one.reattach()
+        assert not two.reattach()
+        for fleet, name in ((one, "a1"), (two, "b1")):
+            fleet.start(python(tmp_path, "", name=name))
+            assert fleet.wait(PATIENCE_S)
+
+    async def found() -> set[str]:
+        async with WorkerExperiment("tiling", folder, executor) as experiment:
+            return {unit.identity for unit in experiment.work_units.values()}
+
+    assert asyncio.run(found()) == {"tiling/a1", "tiling/b1"}
 
 
 # As an XManager experiment.

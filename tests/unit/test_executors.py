@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import importlib
 import json
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -178,6 +180,36 @@ def test_a_damaged_record_is_set_aside_and_its_identity_never_used_again(tmp_pat
     with Fleet(study="tiling", folder=tmp_path, executor=LocalExecutor()) as fleet:
         assert fleet.next_identity(0) == "tiling/worker-0-a3"
         assert fleet.reattach() == ()
+
+
+def test_of_many_who_ask_at_once_one_takes_an_identity(tmp_path: pathlib.Path) -> None:
+    ready = threading.Barrier(8)
+
+    def take(_: int) -> list[str]:
+        ready.wait()
+        fleet = Fleet(study="tiling", folder=tmp_path, executor=LocalExecutor())
+        return [fleet.next_identity(0) for _ in range(20)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        taken = [identity for some in threads.map(take, range(8)) for identity in some]
+    assert sorted(taken) == sorted(f"tiling/worker-0-a{number}" for number in range(1, 161))
+
+
+def test_an_identity_that_was_forgotten_can_be_taken_again_and_no_other(tmp_path: pathlib.Path) -> None:
+    store = UnitStore(tmp_path)
+    spec = WorkerSpec(identity="tiling/worker-0-a1", argv=("x",), log=tmp_path / "log", folder=tmp_path)
+    assert store.take(spec.identity)
+    assert not store.take(spec.identity)
+    store.write(UnitRecord(number=1, spec=spec, launcher=this_launcher(), handle=""))
+    assert not store.take(spec.identity)
+    store.forget(spec.identity)
+    assert store.take(spec.identity)
+
+
+def test_an_identity_cannot_be_taken_where_nothing_can_be_written(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LaunchError, match=r"the record of worker tiling/worker-0-a1 cannot be written\n  found:"):
+        UnitStore(tmp_path / "file").take("tiling/worker-0-a1")
 
 
 def test_a_record_that_may_not_be_read_is_named(tmp_path: pathlib.Path) -> None:
