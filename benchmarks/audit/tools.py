@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from benchmarks.audit.findings import Told
 from benchmarks.audit.processes import Role, Victim
 from benchmarks.audit.work import SEEDS, SIZES, WITNESS, Job, cell_of
+from orchestrator.storage import VARIABLE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STUDY = "audit"
@@ -93,8 +94,7 @@ class Tessera:
         text = STUDY_FILE.format(name=STUDY, sleep_s=job.sleep_s, sizes=SIZES, rates=job.learning_rates, seeds=SEEDS)
         study.write_text(text, "utf-8")
         options = ["--out", str(job.out / "runs"), "--workers", str(job.workers), "--wandb", self.wandb, "--json"]
-        storage = ["--storage", job.storage] if job.storage else []
-        return [sys.executable, str(ROOT / "launch.py"), str(study), *options, *storage]
+        return [sys.executable, str(ROOT / "launch.py"), str(study), *options]
 
     def role(self, line: str, parent_line: str) -> Role:
         """A forked worker has the nursery's command line, and the nursery for a parent."""
@@ -119,7 +119,7 @@ _COMPLETIONS = sa.text("SELECT trial, count(*) FROM attempts WHERE outcome = 'co
 
 def ledger_told(url: str) -> Told:
     """What a ledger says: complete trials, the metrics of their last step, and the attempts that were recorded as complete."""
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(driven(url))
     try:
         with engine.connect() as connection:
             names = {key: str(cell_of(json.loads(config), seed)) for key, config, seed in connection.execute(_TRIALS, {"study": STUDY})}
@@ -203,6 +203,7 @@ def environment(job: Job) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), inherited.get("PYTHONPATH", "")))),
         "NO_COLOR": "1",
         "TMPDIR": str(job.folder.parent),
+        **({VARIABLE: job.storage} if job.storage else {}),  # not on the command line, which others see: it may hold a password
     }
 
 
@@ -217,7 +218,7 @@ def storage(url: str) -> Generator[str]:
         yield ""
         return
     name = f"audit_{uuid.uuid4().hex[:12]}"
-    server = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    server = sa.create_engine(driven(url), isolation_level="AUTOCOMMIT")
     try:
         _execute(server, f"CREATE DATABASE {name}")
         try:
@@ -226,6 +227,12 @@ def storage(url: str) -> Generator[str]:
             _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         server.dispose()
+
+
+def driven(url: str) -> sa.URL:
+    """The URL with the driver that this project depends on, where it names none."""
+    parts = sa.make_url(url)
+    return parts.set(drivername="postgresql+psycopg") if parts.drivername in ("postgresql", "postgres") else parts
 
 
 def _execute(engine: sa.Engine, statement: str) -> None:
