@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         return DONE
     _check_folder(context.folder)
     drivers: list[Driver] = []
-    hasty: Callable[[], bool] = lambda: any(getattr(driver, "is_asked_to_stop", False) for driver in drivers)  # noqa: E731
+    hasty: Callable[[], bool] = lambda: any(driver.is_asked_to_stop for driver in drivers)  # noqa: E731
     ledger = Ledger.open(context.storage, patience=Patience(for_s=options.patience, say=_sayer(console), hasty=hasty))
     if view.work:
         options.executor.preload(context.trainer.name, log=context.folder / "logs" / "nursery.log")
@@ -64,8 +64,8 @@ def run(options: argparse.Namespace) -> int:
     if ending is Ending.INTERRUPTED:
         _sayer(console)(f"stopped; nothing is lost. To go on: {options.again}")
         return INTERRUPTED
-    if ending.value == "superseded":
-        _sayer(console)("the study was edited, and a later launcher runs it as it is now; this one has ended, and nothing is lost")
+    if ending is Ending.SUPERSEDED:
+        _sayer(console)("ended; nothing is lost. The launcher of the edited study goes on with it")
         return INTERRUPTED
     record = _reported(context, ledger)
     page = _write_report(context, record)
@@ -167,6 +167,7 @@ def _drive(
         ledger,
         view,
         lambda plan: spec_of(planner.study, planner.trainer, planner.base, context.profile, plan, provenance),
+        digest=context.digest,
     )
     drivers.append(driver)
 

@@ -103,14 +103,26 @@ class PostgreSQL:
         url: Of its first database; the same after a restart.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.url = sa.URL.create("postgresql", username="tessera", database="postgres", query={"host": str(folder)})
+    def __init__(self, folder: pathlib.Path, *, password: str = "") -> None:
+        """Not started yet.
+
+        Args:
+            folder: Empty.
+            password: That it asks for; empty for none.
+        """
+        self.url = sa.URL.create(
+            "postgresql", username="tessera", password=password or None, database="postgres", query={"host": str(folder)}
+        )
         self._folder, self._programs = folder, _postgresql_programs()
         self._as_user: dict[str, Any] = {}
         if os.geteuid() == 0:  # which it refuses to run as
             shutil.chown(folder, "postgres")
             self._as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        self._run("initdb", "-U", "tessera", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        secret = folder / "password"
+        secret.write_text(f"{password}\n")
+        asked = ("-A", "scram-sha-256", "--pwfile", str(secret)) if password else ("-A", "trust")
+        self._run("initdb", "-U", "tessera", *asked, "-E", "UTF8", "--locale=C", "--no-sync")
+        secret.unlink()
 
     def start(self) -> None:
         """Returns when it answers."""
@@ -135,15 +147,18 @@ class PostgreSQL:
 
 
 @contextlib.contextmanager
-def postgresql() -> Generator[PostgreSQL]:
+def postgresql(*, password: str = "") -> Generator[PostgreSQL]:
     """A server that runs, and is gone afterwards.
+
+    Args:
+        password: That it asks for; empty for none.
 
     Raises:
         FileNotFoundError: There is no server program on this machine.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tessera-pg-", dir="/tmp"))  # a socket's path has at most 107 bytes
     try:
-        server = PostgreSQL(folder)
+        server = PostgreSQL(folder, password=password)
         server.start()
         try:
             yield server
