@@ -1,17 +1,20 @@
-"""Where a study stands, from the ledger: for a person and for a machine."""
+"""Where a study stands, from the ledger and the workers' logs: for a person and for a machine."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.keys import Json
-from orchestrator.ledger import WorkerRow
-from orchestrator.records import ArmRecord, StudyRecord, TrialRecord, TrialState
+from orchestrator.ledger import BOUNDS, Trouble, WorkerRow
+from orchestrator.records import ArmRecord, Cause, StudyRecord, TrialRecord, TrialState
 
 _COLUMNS = (
     TrialState.COMPLETE,
@@ -23,10 +26,20 @@ _COLUMNS = (
     TrialState.STOPPED,
 )
 _BAD = (TrialState.DIVERGED, TrialState.FAILED)
+RAISED = "raised"  # follows a trial's key in the line of a log behind which the traceback stands
 
 
-def status_table(record: StudyRecord, workers: Sequence[WorkerRow]) -> RenderableType:
-    """A row for each arm, what failed and why, and who works."""
+def status_table(
+    record: StudyRecord, workers: Sequence[WorkerRow], troubles: Sequence[Trouble] = (), logs: pathlib.Path = pathlib.Path()
+) -> RenderableType:
+    """A row for each arm, what went wrong and why, and who works.
+
+    Args:
+        record: The study.
+        workers: Of it, that have not ended.
+        troubles: Attempts that ended before their time.
+        logs: Folder of the workers' logs.
+    """
     table = Table(title=record.name, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("arm", *(state.value for state in (*_COLUMNS, *_BAD)), "to follow"):
         table.add_column(name, justify="left" if name == "arm" else "right")
@@ -34,16 +47,16 @@ def status_table(record: StudyRecord, workers: Sequence[WorkerRow]) -> Renderabl
         counts = _counts(record, arm)
         cells = [str(counts[state] or "") for state in (*_COLUMNS, *_BAD)]
         table.add_row(Text(arm.name + (" *" if arm.baseline else "")), *cells, str(_to_follow(record, arm) or ""))
-    lines = [
-        Text(f"{row.arm}, {row.phase.value} {row.index} ({row.key}): {row.state.value}: {row.reason.partition(chr(10))[0]}")
-        for row in _ended_badly(record)
-    ]
+    lines = [Text(line) for line in _lines(record, troubles, Logs(logs))]
     crew = [Text(f"{worker.identity}: pid {worker.pid} on {worker.host}, {worker.leases} trials") for worker in workers]
     return Group(table, *([Text("")] if lines or crew else []), *lines, *crew)
 
 
-def status_json(record: StudyRecord, workers: Sequence[WorkerRow]) -> dict[str, Json]:
-    """The same figures as one JSON document."""
+def status_json(
+    record: StudyRecord, workers: Sequence[WorkerRow], troubles: Sequence[Trouble] = (), logs: pathlib.Path = pathlib.Path()
+) -> dict[str, Json]:
+    """The same as one JSON document, with every attempt that ended before its time, forgiven ones too."""
+    read = Logs(logs)
     return {
         "study": record.name,
         "arms": [
@@ -55,13 +68,121 @@ def status_json(record: StudyRecord, workers: Sequence[WorkerRow]) -> dict[str, 
             for arm in record.arms
         ],
         "ended_badly": [
-            {"key": row.key, "arm": row.arm, "phase": row.phase.value, "index": row.index, "state": row.state.value, "reason": row.reason}
-            for row in _ended_badly(record)
+            {
+                "key": row.trial.key,
+                "arm": row.trial.arm,
+                "phase": row.trial.phase.value,
+                "index": row.trial.index,
+                "state": row.trial.state.value,
+                "cause": "" if row.last is None else row.last.cause.value,
+                "reason": row.trial.reason,
+                "log": row.place(read),
+            }
+            for row in _rows(record, troubles)
+            if row.trial.state in _BAD
+        ],
+        "causes": {cause.value: count for cause, count in _by_cause(troubles)},
+        "troubles": [
+            {**{name: str(value) for name, value in dataclasses.asdict(row).items()}, "attempt": row.attempt, "log": read.place_of(row)}
+            for row in troubles
         ],
         "workers": [
             {"identity": row.identity, "host": row.host, "pid": row.pid, "leases": row.leases, "seen_s": row.seen_s} for row in workers
         ],
     }
+
+
+class Logs:
+    """The logs of a study's workers, as far as they are on this machine. Each is read once, when it is asked for."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._lines: dict[pathlib.Path, Sequence[str]] = {}
+
+    def place_of(self, trouble: Trouble) -> str:
+        """Where to read on of an attempt that ended before its time, as `FILE:LINE`; empty where that is not known.
+
+        That is the line behind which the trial's traceback stands; where its worker died, the last line that it wrote.
+        """
+        path = self._folder / f"{trouble.worker.rpartition('/')[2]}.log"
+        lines = self._read(path)
+        own = [number for number, line in enumerate(lines, 1) if trouble.trial in line]
+        raised = [number for number in own if f" {RAISED} " in lines[number - 1]]
+        if trouble.cause in (Cause.RAISED, Cause.OUT_OF_MEMORY) and raised:
+            return f"{path}:{raised[-1]}"
+        if trouble.cause in (Cause.RAISED, Cause.PREEMPTED):
+            return f"{path}:{own[-1]}" if own else ""
+        return f"{path}:{len(lines)}" if lines else ""
+
+    def place_of_trial(self, key: str) -> str:
+        """The last line that names a trial, in the log of whichever worker had it."""
+        for path in sorted(self._folder.glob("worker-*.log"), reverse=True):
+            if own := [number for number, line in enumerate(self._read(path), 1) if key in line]:
+                return f"{path}:{own[-1]}"
+        return ""
+
+    def _read(self, path: pathlib.Path) -> Sequence[str]:
+        if path not in self._lines:
+            try:
+                self._lines[path] = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            except OSError:  # of a worker elsewhere, or tidied away
+                self._lines[path] = ()
+        return self._lines[path]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    """A trial that something went wrong with.
+
+    Attributes:
+        trial: The trial.
+        last: The last attempt that is held against it; None for one that diverged without any.
+        count: Attempts that ended by that cause.
+    """
+
+    trial: TrialRecord
+    last: Trouble | None
+    count: int
+
+    def place(self, logs: Logs) -> str:
+        if self.last is None or self.trial.state is TrialState.DIVERGED:
+            return logs.place_of_trial(self.trial.key)
+        return logs.place_of(self.last)
+
+    def words(self, logs: Logs) -> str:
+        trial, last = self.trial, self.last
+        parts = [f"{trial.arm}, {trial.phase.value} {trial.index} ({trial.key})", trial.state.value]
+        if last is not None and trial.state is not TrialState.DIVERGED:
+            bound = BOUNDS[last.cause]
+            times = f"attempt {self.count} of {bound}" if self.count <= bound else f"{self.count} attempts"
+            parts.append(f"{last.cause.value}, {times}")
+        reason = trial.reason if trial.state in _BAD or last is None else last.reason
+        parts.append(reason.partition("\n")[0])
+        return ": ".join(filter(None, [*parts, self.place(logs)]))
+
+
+def _lines(record: StudyRecord, troubles: Sequence[Trouble], logs: Logs) -> Iterator[str]:
+    for row in _rows(record, troubles):
+        yield row.words(logs)
+    if causes := _by_cause(troubles):
+        yield "attempts that ended early: " + ", ".join(f"{count} {cause.value}" for cause, count in causes)
+
+
+def _rows(record: StudyRecord, troubles: Sequence[Trouble]) -> Iterator[_Row]:
+    """Trials that ended badly, and those on their way that something is held against."""
+    of_trial: dict[str, list[Trouble]] = collections.defaultdict(list)
+    for trouble in troubles:
+        if trouble.cause.blames_trial:
+            of_trial[trouble.trial].append(trouble)
+    for trial in record.trials:
+        own = of_trial[trial.key]
+        if trial.state in _BAD or (own and not trial.state.is_terminal):
+            last = own[-1] if own else None
+            yield _Row(trial, last, sum(row.cause is last.cause for row in own) if last is not None else 0)
+
+
+def _by_cause(troubles: Sequence[Trouble]) -> list[tuple[Cause, int]]:
+    return Counter(trouble.cause for trouble in troubles).most_common()
 
 
 def _counts(record: StudyRecord, arm: ArmRecord) -> Counter[TrialState]:
@@ -71,7 +192,3 @@ def _counts(record: StudyRecord, arm: ArmRecord) -> Counter[TrialState]:
 def _to_follow(record: StudyRecord, arm: ArmRecord) -> int:
     """Trials that wait for a selection or for an adaptive sampler."""
     return arm.tune_trials + arm.replicates - sum(_counts(record, arm).values())
-
-
-def _ended_badly(record: StudyRecord) -> list[TrialRecord]:
-    return [row for row in record.trials if row.state in _BAD]

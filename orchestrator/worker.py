@@ -1,32 +1,38 @@
 """A worker: a process that leases lanes from the ledger and lets a trainer train them, until told to stop.
 
-It ends by itself when its launcher is gone, when the study is stopped, or when it may not renew its leases. Whatever it
-had not finished goes back to the queue.
+It ends by itself when its launcher is gone, when the study is stopped, or when its ledger is away for too long. Whatever it
+had not finished goes back to the queue. Of trials whose leases are gone, since it was stopped for longer than they last, it
+writes nothing more: neither into the ledger nor into their folders.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import logging
+import math
 import os
 import pathlib
 import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from orchestrator.causes import LEDGER_AWAY, Failure
 from orchestrator.contract import FlatConfig, Lane, Probe, Report, Trainer, Usage, Verdict
-from orchestrator.errors import LedgerError
+from orchestrator.errors import LedgerError, OrchestratorError
 from orchestrator.executors.process import birth
 from orchestrator.executors.watch import supervised
-from orchestrator.ledger import Entry, Leased, Ledger
+from orchestrator.leases import LeaseLostError, Leases
+from orchestrator.ledger import Entry, Leased, Ledger, Patience
 from orchestrator.load import load_trainer
-from orchestrator.records import Rung, TrialState
+from orchestrator.records import Cause, Rung, TrialState
 from orchestrator.stopping.divergence import DivergenceGuard
 
 log = logging.getLogger("worker")
@@ -34,6 +40,8 @@ log = logging.getLogger("worker")
 AnyPath = TypeVar("AnyPath", bound=pathlib.PurePath)
 
 IDLE_S = 0.2  # between two looks at an empty queue
+PATIENCE_S = 600.0  # with a database that is away: a server that restarts, a full disk
+HASTE_S = 3.0  # of that patience once the worker is asked to end: a launcher's death leaves it four seconds
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +88,11 @@ class Worker:
 
     def __init__(self, order: WorkerOrder, ledger: Ledger, trainer: Trainer) -> None:
         self.order, self.ledger, self.trainer = order, ledger, trainer
-        self.stopping = threading.Event()
+        self.stopping, self._ended = threading.Event(), threading.Event()
         self.id = ledger.register_worker(
             order.study, identity=order.identity, host=socket.gethostname(), pid=os.getpid(), started=birth(os.getpid()) or ""
         )
+        self.leases = Leases(ledger, order.study, self.id, order.lease_s)
 
     def run(self) -> None:
         """Until told to stop: leases a pack of one signature and trains it, or waits for the queue to fill."""
@@ -94,13 +103,14 @@ class Worker:
                 self._train(leased)
             else:
                 self.stopping.wait(IDLE_S)
+        self._ended.set()
         self.ledger.worker_ended(self.id, exit_code=0, reason="stopped")
 
     def lease(self, n: int, *, signature: str | None, held: int = 0) -> list[Leased]:
         """Up to n trials more than the `held` ones, and no more in all than this worker's share of what runs and waits."""
         unfinished = self.ledger.unfinished(self.order.study, most=self.order.n_workers * (held + n))
         share = max(1, -(-unfinished // self.order.n_workers))
-        return self.ledger.lease(self.order.study, self.id, min(n, share - held), signature=signature, lease_s=self.order.lease_s)
+        return self.leases.take(min(n, share - held), signature)
 
     def stop(self, reason: str) -> None:
         """Asks the trainer to checkpoint and return."""
@@ -110,58 +120,61 @@ class Worker:
 
     def _train(self, first: Sequence[Leased]) -> None:
         host = WorkerHost(self, first, refill=True)
+        failure, held = self._trained(host), host.held()
+        if failure is None:
+            self._give_back(held)
+        elif len(held) == 1:
+            self.leases.fail(held[0], failure)
+        else:  # each lane by itself, so that the one at fault costs itself only
+            for lane in held:
+                self._train_alone(lane)
+
+    def _train_alone(self, lane: Leased) -> None:
+        host = WorkerHost(self, [lane], refill=False)
+        failure = self._trained(host)
+        if failure is None:
+            self._give_back(host.held())
+        else:
+            for held in host.held():
+                self.leases.fail(held, failure)
+
+    def _trained(self, host: WorkerHost) -> Failure | None:
+        """Lets the trainer train; what it raised, if anything. Its paused lanes are given back then, and those it lost are let go."""
+        failure = None
         try:
             self.trainer.train(host)
+        except LeaseLostError as error:
+            log.warning("%s", error)
+            self.leases.forget(error.keys)
+            others = [lane.key for lane in host.leave() if lane.key not in error.keys]
+            self.leases.release(others, "its pack was given up when leases of it were gone")
         except LedgerError:
             raise  # nobody's trial is at fault: this worker ends, and its leases go to another
-        except Exception as error:
-            self._give_back_paused(host)
-            held = host.held()
-            log.error("a pack of %d raised %s", len(held), traceback.format_exc())
-            if len(held) == 1:
-                self.ledger.fail(self.id, held[0].key, held[0].fence, f"{type(error).__name__}: {error}")
-            else:
-                self._train_alone(held)
-            return
+        except (Exception, SystemExit) as error:
+            keys = [lane.key for lane in host.held()]
+            log.error("%s %s raised %s", "trial" if len(keys) == 1 else f"a pack of {len(keys)}:", " ".join(keys), traceback.format_exc())
+            failure = Failure.of(error)
         self._give_back_paused(host)
-        self._give_back(host.held())
-
-    def _train_alone(self, lanes: Sequence[Leased]) -> None:
-        """After a pack raised: each lane by itself, so that the one at fault costs itself only."""
-        for lane in lanes:
-            host = WorkerHost(self, [lane], refill=False)
-            try:
-                self.trainer.train(host)
-            except LedgerError:
-                raise
-            except Exception as error:
-                log.error("trial %s raised %s", lane.key, traceback.format_exc())
-                self._give_back_paused(host)
-                for held in host.held():
-                    self.ledger.fail(self.id, held.key, held.fence, f"{type(error).__name__}: {error}")
-            else:
-                self._give_back_paused(host)
-                self._give_back(host.held())
+        if failure is not None:
+            gc.collect()  # what memory the pack has is needed by the lanes that are tried alone
+        return failure
 
     def _give_back_paused(self, host: WorkerHost) -> None:
         """Lanes at a rung whose checkpoints nobody said are on disk: they pause all the same, and may have to repeat some steps."""
-        if keys := host.leave_paused():
-            self.ledger.release(self.id, keys=keys, state=TrialState.PREEMPTED, reason="its pack ended before its checkpoint was written")
+        self.leases.release(host.leave_paused(), "its pack ended before its checkpoint was written")
 
     def _give_back(self, held: Sequence[Leased]) -> None:
         if self.stopping.is_set():
-            keys = [lane.key for lane in held]
-            self.ledger.release(self.id, keys=keys, state=TrialState.PREEMPTED, reason="the worker was asked to stop")
+            self.leases.release([lane.key for lane in held], "the worker was asked to stop")
             return
         for lane in held:
-            self.ledger.fail(self.id, lane.key, lane.fence, f"{self.order.trainer} returned without a final report")
+            self.leases.fail(lane, Failure(cause=Cause.RAISED, reason=f"{self.order.trainer} returned without a final report"))
 
     def _renew(self) -> None:
-        """Keeps the leases, on a connection of its own; a database that is away for a moment costs nothing."""
-        every = self.order.lease_s / 4
-        while not self.stopping.wait(every):
+        """Keeps the leases to the end, which may be some checkpoints after the call to stop."""
+        while not self._ended.wait(self.order.lease_s / 4):
             try:
-                self.ledger.renew(self.id, self.order.lease_s)
+                self.leases.renew()
                 if self.ledger.stop_requested(self.order.study):
                     self.stop("the study was asked to stop")
             except Exception as error:  # the lease decides: if this goes on, the next report is refused
@@ -180,12 +193,23 @@ class WorkerHost:
 
     @property
     def stopping(self) -> bool:
-        """The worker was asked to end."""
+        """The worker was asked to end.
+
+        Raises:
+            LeaseLostError: A lane is another's by now, so the pack is given up, and no checkpoint of it is written.
+        """
+        self._worker.leases.check(self._held.keys())
         return self._worker.stopping.is_set()
 
     def held(self) -> list[Leased]:
         """Lanes that have no final verdict yet."""
         return list(self._held.values())
+
+    def leave(self) -> list[Leased]:
+        """Lanes that have no final verdict yet; from here on they are not held."""
+        left = self.held()
+        self._held.clear()
+        return left
 
     def leave_paused(self) -> list[str]:
         """Lanes told to pause that were not parked; from here on they are not held."""
@@ -210,24 +234,27 @@ class WorkerHost:
         """One transaction for all; a lane whose lease is gone is told so, and nothing of it is written.
 
         A lane told to pause stays leased until it is parked, so that nobody goes on with it before its checkpoint is there.
+        So does one that no study has any more, since it was edited: it is kept for when a study has it again.
         """
         known = [report for report in reports if report.key in self._held]
         entries = [self._entry(report) for report in known]
-        written = self._worker.ledger.record(self._worker.id, entries)
+        written, unwanted = self._worker.leases.record(entries), self._worker.leases.unwanted
         verdicts = {report.key: Verdict.LOST for report in reports}
         for entry in entries:
-            verdicts[entry.key] = verdict = _verdict(entry, written[entry.key], self._held[entry.key].until)
+            is_wanted = entry.key not in unwanted
+            verdicts[entry.key] = verdict = _verdict(entry, written[entry.key], self._held[entry.key].until if is_wanted else 0)
             if verdict is Verdict.PAUSE:
                 self._paused.add(entry.key)
             elif verdict is not Verdict.CONTINUE:
                 del self._held[entry.key]
             if verdict is not Verdict.CONTINUE:
-                log.info("trial %s: %s at step %d %s", entry.key, verdicts[entry.key].value, entry.step, entry.reason)
+                why = entry.reason if is_wanted else "no study has it any more"
+                log.info("trial %s: %s at step %d %s", entry.key, verdict.value, entry.step, why)
         return verdicts
 
     def parked(self, keys: Sequence[str]) -> None:
         """Their leases end here, so that a worker that goes on with them finds their checkpoints."""
-        self._worker.ledger.park(self._worker.id, keys)
+        self._worker.leases.park(keys)
         for key in keys:
             self._held.pop(key, None)
         self._paused.difference_update(keys)
@@ -295,28 +322,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path[:] = list(dict.fromkeys([*sys.path, *order.paths]))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    asked: list[str] = []
-    workers: list[Worker] = []
+    try:
+        with supervised(stop := _Stop()):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, stop.caught)
+            _work(order, stop)
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 1
+    return 0
 
-    def stop(reason: str) -> None:
-        asked.append(reason)
-        for worker in workers:
+
+class _Stop:
+    """Word to end, from a signal or because the launcher is gone; it may come before there is a worker."""
+
+    def __init__(self) -> None:
+        self.reason, self._asked_at, self._worker = "", math.inf, list[Worker]()
+
+    def __call__(self, reason: str = "the launcher is gone") -> None:
+        self.reason, self._asked_at = reason, min(self._asked_at, time.monotonic())
+        for worker in self._worker:
             worker.stop(reason)
 
-    def caught(number: int, _: object) -> None:
+    def caught(self, number: int, _: object) -> None:
+        """A handler of signals."""
         # On a thread: the signal may have come in the middle of a log line, and streams refuse to be entered twice.
-        threading.Thread(target=stop, args=(signal.Signals(number).name,), daemon=True).start()
+        threading.Thread(target=self, args=(signal.Signals(number).name,), daemon=True).start()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, caught)
-    with supervised(lambda: stop("the launcher is gone")):
-        worker = Worker(order, Ledger.open(os.environ.get("TESSERA_STORAGE") or order.ledger, create=False), load_trainer(order.trainer))
-        workers.append(worker)
-        for reason in asked:
-            worker.stop(reason)
+    def is_overdue(self) -> bool:
+        """Whoever asked waits no longer for a database that is away."""
+        return time.monotonic() - self._asked_at > HASTE_S
+
+    def tell(self, worker: Worker) -> None:
+        """From here on the worker is told; at once if word came before."""
+        self._worker.append(worker)
+        if self.reason:
+            worker.stop(self.reason)
+
+
+def _work(order: WorkerOrder, stop: _Stop) -> None:
+    """The worker's whole life.
+
+    Raises:
+        SystemExit: With `LEDGER_AWAY`, or 2 for anything else that the user has to mend.
+    """
+    try:
+        patience = Patience(for_s=PATIENCE_S, say=log.warning, hasty=stop.is_overdue)
+        ledger = Ledger.open(os.environ.get("TESSERA_STORAGE") or order.ledger, create=False, patience=patience)
+        worker = Worker(order, ledger, load_trainer(order.trainer))
+        stop.tell(worker)
         log.info("%s: pid %d", order.identity, os.getpid())
         worker.run()
-    return 0
+    except OrchestratorError as error:
+        log.error("%s", error)
+        raise SystemExit(LEDGER_AWAY if isinstance(error, LedgerError) else 2) from error
 
 
 if __name__ == "__main__":
