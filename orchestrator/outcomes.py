@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Outcome, Outcomes, Plan, PlannedTrial, Planner
+from orchestrator.plan import Outcome, Outcomes, Plan, PlannedArm, PlannedTrial, Planner
 from orchestrator.records import TrialState
 
 _BARE = {state: Outcome(state=state, metrics={}) for state in TrialState}  # of a hundred thousand trials most are alike
@@ -36,6 +36,7 @@ class Outlook:
     def __init__(self, planner: Planner, ledger: Ledger) -> None:
         self._planner, self._ledger = planner, ledger
         self._names = planner.selects
+        self._looked: dict[str, PlannedArm] = {}  # arms as they were planned when their trials were last asked about
         self.outcomes: dict[str, Outcome] = {}
 
     def look(self, arms: Collection[str] | None = None) -> Plan:
@@ -48,12 +49,11 @@ class Outlook:
         while True:
             plan = self._planner.plan(self.outcomes)
             unknown = {trial.key: trial for trial in self._open(plan, arms) if trial.key not in asked}
-            if not unknown:
+            found = self._ask(unknown.values()) if unknown else {}
+            if not found:
+                self._looked = {arm.arm.name: arm for arm in plan.arms}
                 return plan
             asked |= unknown.keys()
-            found = self._ask(unknown.values())
-            if not found:
-                return plan
             self.outcomes |= found
 
     def _open(self, plan: Plan, arms: Collection[str] | None) -> Iterator[PlannedTrial]:
@@ -61,7 +61,7 @@ class Outlook:
         for arm in plan.arms:
             if arms is None or arm.arm.name in arms:
                 yield from (trial for trial in arm.trials if not self._is_settled(trial.key))
-            else:
+            elif self._looked.get(arm.arm.name) is not arm:
                 yield from (trial for trial in arm.trials if trial.key not in self.outcomes)
 
     def _is_settled(self, key: str) -> bool:

@@ -27,7 +27,7 @@ from benchmarks.bookkeeping.rungs import Clock, Figures
 from benchmarks.bookkeeping.workload import AN_ARM, NAME, PACK, SPACE, TUNE, Empty, study
 from orchestrator.check import study_problems
 from orchestrator.config import flatten
-from orchestrator.driver import Driver, Ending
+from orchestrator.driver import Driver, Ending, Pace
 from orchestrator.expand import proposals
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.plan import Plan, Planner
@@ -45,10 +45,13 @@ STUDY = '"""What do trials cost that take no time?"""\n\nfrom benchmarks.bookkee
 
 
 class MeteredDriver(Driver):
-    """The launcher's driver, whose plans are timed."""
+    """The launcher's driver, whose plans are timed; it looks and plans as often as it can, where the launcher's keeps to a share."""
 
-    clock: Clock
     plans = 0
+
+    def __init__(self, clock: Clock, *given: Any) -> None:
+        super().__init__(*given)
+        self.clock, self._counts, self._plans = clock, Pace(1.0), Pace(1.0)
 
     def _replan(self) -> None:
         self.plans += 1
@@ -128,8 +131,7 @@ def _driven(trials: int, folder: pathlib.Path, alone: int) -> Figures:
         return spec_of(asked, trainer, base, "", plan, {})
 
     with Ledger.open(folder / "ledger.db") as ledger:
-        driver = MeteredDriver(planner, ledger, View(Console(file=io.StringIO()), NAME), describe)
-        driver.clock = clock
+        driver = MeteredDriver(clock, planner, ledger, View(Console(file=io.StringIO()), NAME), describe)
         crews: list[Crew] = []
 
         def hired() -> Any:
