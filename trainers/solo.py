@@ -107,13 +107,15 @@ def main(trainer: Trainer, arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
 
 
-def read_config(trainer: Trainer, file: pathlib.Path | None, assignments: Sequence[str]) -> dict[str, Any]:
-    """The trainer's defaults, then the file's keys, then each `key=value`, checked.
+def read_config(
+    trainer: Trainer, file: pathlib.Path | None, assignments: Sequence[str], *, base: FlatConfig | None = None
+) -> dict[str, Any]:
+    """The base, by default the trainer's defaults, then the file's keys, then each `key=value`, checked.
 
     Raises:
         OrchestratorError: Every problem of the config at once.
     """
-    config: dict[str, Any] = flatten(trainer.config_class())
+    config: dict[str, Any] = dict(flatten(trainer.config_class()) if base is None else base)
     problems: list[Problem] = []
     sources = [(str(file), _read_json(file))] if file else []
     sources += [(f"--set {text}", _assignment(text)) for text in assignments]

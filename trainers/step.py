@@ -90,7 +90,8 @@ class Program:
 
         def loss_of(params: Any) -> jax.Array:
             rngs = {"dropout": dropout_key, "gating": gating_key}
-            return training_loss(self.model.apply({"params": params}, images, traced, train=True, rngs=rngs), one_hot)
+            prediction = self.model.apply({"params": params}, images, traced, train=True, rngs=rngs)
+            return training_loss(prediction, one_hot, of_mean=self.config.model.member_loss == "mean")
 
         loss, gradients = jax.value_and_grad(loss_of)(state.params)
         chain = optimizer(self.config.optim, traced, learning_rate(state.step, traced))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trainers.config import DataConfig, ModelConfig
-from trainers.geometry import capacity, slots, sparse_blocks
+from trainers.geometry import buffer_slots, capacity, slots, sparse_blocks
 from trainers.models.dispatch import _earlier_by_loop, _earlier_by_sum, combine, dispatch, place
 
 R, G, S, K, E, D = 2, 2, 6, 2, 3, 4
@@ -154,19 +155,32 @@ def test_moves_and_their_gradients_equal_one_hot_products(copies):
 
 
 def test_capacity_is_rounded_up_twice_and_never_exceeds_the_tokens():
-    assert slots(1160, k=2, experts=32, factor=1.5) == 112  # 108.75 up to 109, up to a multiple of 4
-    assert slots(100, k=1, experts=10, factor=1.1) == 12  # 11 up to 12, although 1.1 * 10 > 11 in binary
-    assert slots(80, k=1, experts=8, factor=1.2) == 12
-    assert slots(68, k=1, experts=8, factor=8.0) == 68
-    assert slots(3, k=1, experts=8, factor=1.0) == 3
+    assert slots(1160, k=2, experts=32, factor=1.5, at_most=1160) == 112  # 108.75 up to 109, up to a multiple of 4
+    assert slots(100, k=1, experts=10, factor=1.1, at_most=100) == 12  # 11 up to 12, although 1.1 * 10 > 11 in binary
+    assert slots(80, k=1, experts=8, factor=1.2, at_most=80) == 12
+    assert slots(68, k=1, experts=8, factor=8.0, at_most=68) == 68
+    assert slots(3, k=1, experts=8, factor=1.0, at_most=3) == 3
 
 
 def test_members_do_not_change_the_capacity_of_an_expert():
     data, base = DataConfig(image_size=384), {"experts": 32, "patch": 32, "group_images": 8, "k": 1}
     e3 = ModelConfig(**base, members=2, tile=True, partition=True)
     tiled = ModelConfig(**base, members=2, tile=True)
-    assert capacity(e3, data, 512, factor=1.5) == capacity(tiled, data, 512, factor=1.5) == 112
+    overlapping = dataclasses.replace(e3, overlap=4)
+    for model in (e3, tiled, overlapping):
+        assert capacity(model, data, 512, factor=1.5, n_copies=2) == 112
     assert capacity(ModelConfig(**base), data, 512, factor=1.5) == 56
+
+
+@pytest.mark.parametrize(("overlap", "members", "windows"), [(0, 2, 1), (1, 2, 2), (8, 2, 2), (1, 4, 2), (4, 4, 2), (5, 4, 3), (12, 4, 4)])
+def test_a_buffer_never_exceeds_the_tokens_that_can_come(overlap, members, windows):
+    model = ModelConfig(experts=16, k=1, members=members, tile=True, partition=True, overlap=overlap)
+    size = 16 // members + overlap
+    seen_by = np.zeros(16, int)
+    for member in range(members):
+        seen_by[(member * 16 // members + np.arange(size)) % 16] += 1
+    assert seen_by.max() == windows
+    assert buffer_slots(model, 7, factor=100.0, n_copies=members) == 7 * windows
 
 
 @pytest.mark.parametrize(

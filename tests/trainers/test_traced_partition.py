@@ -73,13 +73,13 @@ def test_the_traced_form_computes_what_the_plain_one_does(case):
     members, random = case[1], np.random.default_rng(0)
     x, weight = random.normal(size=(2, members * IMAGES, T, D)).astype(np.float32)
     rate = "model.expert_dropout"
-    masked = SparseMlp(model_of(*case, partition=False), rate)
+    masked = SparseMlp(model_of(*case, partition=False), rate, n_copies=members)
     shapes = jax.eval_shape(lambda: masked.init(jax.random.key(0), x, numbers(False), train=False)["params"])
     params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape, scale=0.5), jnp.float32), shapes)
     traced_form = passes(masked)
     outputs = []
     for partition in (False, True):
-        plain_form = passes(SparseMlp(model_of(*case, partition=partition), rate, True))
+        plain_form = passes(SparseMlp(model_of(*case, partition=partition), rate, True, members))
         found, expected = (form(params, x, weight, numbers(partition)) for form in (traced_form, plain_form))
         for ((_, ours), our_gradients), ((_, theirs), their_gradients) in zip(found, expected, strict=True):
             jax.tree.map(close, (ours, our_gradients), (theirs, their_gradients))

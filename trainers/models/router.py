@@ -34,17 +34,19 @@ class Router(nn.Module):
     """Scores experts linearly, without a bias, in float32.
 
     The kernel is one [feature, expert] map whatever the routers: those of a partitioned layer are its blocks of columns, as
-    in an E³ that was fine-tuned from a V-MoE.
+    in an E³ that was fine-tuned from a V-MoE. Routers that overlap have more columns together than the layer has experts.
 
     Attributes:
         experts: Experts of the layer.
         routers: Routers of the layer, each with its own block of experts / routers of them.
         k: Experts a token.
+        overlap: Experts beyond its block that each of several routers sees.
     """
 
     experts: int
     routers: int
     k: int
+    overlap: int = 0
 
     @nn.compact
     def __call__(self, tokens: jax.Array, *, sigma: jax.Array | None, partition: jax.Array | None = None) -> Routing:
@@ -56,8 +58,8 @@ class Router(nn.Module):
             partition: Of the one router that members share: whether it keeps each to its own block of experts, as if each
                 had a router; a scalar, which may be traced. None is no.
         """
-        features, seen = tokens.shape[-1], self.experts // self.routers
-        kernel = self.param("kernel", lecun, (features, self.experts)).reshape(features, self.routers, seen)
+        features, seen = tokens.shape[-1], self.experts // self.routers + self.overlap
+        kernel = self.param("kernel", lecun, (features, self.routers * seen)).reshape(features, self.routers, seen)
         logits = _scores(tokens.astype(jnp.float32), kernel)
         noise = None if sigma is None else sigma * self._standard_noise(tokens.shape[:3])
         is_open = None if partition is None else ~partition | _own(tokens.shape[0], self.experts)
@@ -69,6 +71,9 @@ class Router(nn.Module):
         A token of a member and an expert have the same draw whether experts are partitioned or shared: all pairs are drawn,
         and a router takes its block of them.
         """
+        if self.overlap:  # routers of their own for the same experts: draws of their own
+            seen = self.experts // self.routers + self.overlap
+            return jax.random.normal(self.make_rng("gating"), (self.routers, *shape[1:], seen))
         draws = jax.random.normal(self.make_rng("gating"), (*shape, self.experts))
         if self.routers == 1:
             return draws

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from orchestrator.contract import FlatConfig, flatten, leaves
 from trainers.config import DataConfig, ModelConfig
-from trainers.geometry import predictions, sparse_blocks
+from trainers.geometry import copies, predictions, sparse_blocks, tile_block
 from trainers.models.attention import Attention
 from trainers.models.draws import Initializer, lecun, normal
 from trainers.models.linear import Linear, zeros
+from trainers.models.mimo import paired
 from trainers.models.mlp import Mlp, Traced
 from trainers.models.moe import SparseMlp
 from trainers.models.rows import LayerNorm
@@ -24,12 +25,14 @@ class Prediction(NamedTuple):
     """What the model says of a batch.
 
     Attributes:
-        logits: [member, image, class] in float32; one member unless the model tiles.
+        logits: [member, image, class] in float32; one member unless the model makes several predictions.
         auxiliary: Weighted balancing losses, mean over groups and members, summed over layers; a scalar.
+        rows: Which image of the batch each prediction is of, [member, image]; None: members predict the batch as it is.
     """
 
     logits: jax.Array
     auxiliary: jax.Array
+    rows: jax.Array | None = None
 
 
 class Block(nn.Module):
@@ -39,11 +42,13 @@ class Block(nn.Module):
         model: Everything that shapes the block.
         sparse: Whether the MLP is a mixture of experts.
         plain: See `make_model`.
+        n_copies: Copies of the batch that come in: M where it is tiled.
     """
 
     model: ModelConfig
     sparse: bool
     plain: bool
+    n_copies: int
 
     @nn.compact
     def __call__(self, x: jax.Array, traced: Traced, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -54,15 +59,16 @@ class Block(nn.Module):
         y = LayerNorm(dtype, name="norm_mlp")(x)
         if self.sparse:
             rate = "model.expert_dropout" if model.expert_dropout else None
-            y, auxiliary = SparseMlp(model, rate, self.plain, name="moe")(y, traced, train=train)
+            y, auxiliary = SparseMlp(model, rate, self.plain, self.n_copies, name="moe")(y, traced, train=train)
         else:
-            y = Mlp(model, "model.dropout" if model.dropout else None, name="mlp")(y, traced, train=train)
+            members = self.n_copies if model.batch_ensemble and self.n_copies > 1 else 0
+            y = Mlp(model, "model.dropout" if model.dropout else None, members=members, name="mlp")(y, traced, train=train)
             auxiliary = jnp.zeros(())
         return x + y, auxiliary
 
 
 class Vit(nn.Module):
-    """ViT, V-MoE or E³, as the config says; made by `make_model`.
+    """ViT, V-MoE, E³ or another of their kind, as the config says; made by `make_model`.
 
     Attributes:
         model: Its static part shapes the model; of traced fields only whether a switch is on is read.
@@ -84,25 +90,43 @@ class Vit(nn.Module):
             train: Training draws noise and dropout from the random streams `gating` and `dropout`; evaluation needs none.
         """
         model, dtype = self.model, jnp.dtype(self.model.dtype)
+        rows = None
+        if model.mimo:
+            rows = paired(self.make_rng("gating"), len(images), model, traced) if train else None
+            each = [images] * model.members if rows is None else [images[row] for row in rows]
+            images = jnp.concatenate(each, axis=-1)
         x = self._embed(images).astype(dtype)
         auxiliary = jnp.zeros(())
         sparse = sparse_blocks(model)
         for index in range(model.depth):
-            if index == min(sparse, default=None):
+            if index == tile_block(model):
                 # Before the norm and the attention of the block: from here on all is computed for each member.
-                x = jnp.tile(x, (predictions(model), 1, 1))
-            x, loss = Block(model, index in sparse, self.plain, name=f"block_{index}")(x, traced, train=train)
+                x = jnp.tile(x, (model.members, 1, 1))
+            x, loss = Block(model, index in sparse, self.plain, copies(model, index), name=f"block_{index}")(x, traced, train=train)
             auxiliary += loss
         x = LayerNorm(jnp.dtype("float32"), name="norm")(x[:, 0])
         if model.representation:
             x = jnp.tanh(Linear(model.representation, jnp.dtype("float32"), name="pre_logits")(x))
-        head = Linear(self.classes, jnp.dtype("float32"), zeros, _constant(traced["model.head_bias"]), name="head")
-        return Prediction(head(x).reshape(predictions(model), images.shape[0], self.classes), auxiliary)
+        return Prediction(self._head(x, _constant(traced["model.head_bias"])), auxiliary, rows)
+
+    def _head(self, x: jax.Array, bias: Initializer) -> jax.Array:
+        """Logits [member, image, class] of the final tokens, [member · image, feature] where tiled, else [image, feature]."""
+        model, dtype, M = self.model, jnp.dtype("float32"), predictions(self.model)
+        if M > 1 and not model.tile:  # the heads of all members side by side, which read the same token
+            # Heads that start equal, learn from the same images and read the same token would stay equal.
+            kernel = zeros if model.mimo else lecun
+            logits = Linear(M * self.classes, dtype, kernel, bias, name="head")(x)
+            return logits.reshape(-1, M, self.classes).swapaxes(0, 1)
+        x = x.reshape(M, -1, x.shape[-1]) if model.member_heads else x
+        logits = Linear(self.classes, dtype, zeros, bias, experts=M if model.member_heads else 0, name="head")(x)
+        return logits.reshape(M, -1, self.classes)
 
     def _embed(self, images: jax.Array) -> jax.Array:
         """Tokens [image, token, feature] of images: the class token, then patches by row, with learned positions."""
         patch, features = self.model.patch, self.model.hidden
         n, rows, columns, channels = images.shape
+        if rows % patch or columns % patch:  # as a convolution without padding
+            images = images[:, : rows // patch * patch, : columns // patch * patch]
         x = images.reshape(n, rows // patch, patch, columns // patch, patch, channels).swapaxes(2, 3)
         x = Linear(features, jnp.dtype(self.model.dtype), lecun, name="embedding")(x.reshape(n, -1, patch * patch * channels))
         first = self.param("class_token", zeros, (1, 1, features))
