@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Outcome, Outcomes, Plan, PlannedArm, PlannedTrial, Planner
+from orchestrator.plan import Outcome, Outcomes, Plan, PlannedTrial, Planner
 from orchestrator.records import TrialState
 
 _BARE = {state: Outcome(state=state, metrics={}) for state in TrialState}  # of a hundred thousand trials most are alike
@@ -36,7 +36,7 @@ class Outlook:
     def __init__(self, planner: Planner, ledger: Ledger) -> None:
         self._planner, self._ledger = planner, ledger
         self._names = planner.selects
-        self._looked: dict[str, PlannedArm] = {}  # arms as they were planned when their trials were last asked about
+        self._plan: Plan | None = None  # the last one, all of whose trials were asked about
         self.outcomes: dict[str, Outcome] = {}
 
     def look(self, arms: Collection[str] | None = None) -> Plan:
@@ -46,22 +46,24 @@ class Outlook:
             arms: Names of those whose trials may stand elsewhere than at the last look; None: any of them.
         """
         asked: set[str] = set()
+        plan = self._plan if arms is not None and self._plan is not None else self._planner.plan(self.outcomes)
         while True:
-            plan = self._planner.plan(self.outcomes)
             unknown = {trial.key: trial for trial in self._open(plan, arms) if trial.key not in asked}
             found = self._ask(unknown.values()) if unknown else {}
             if not found:
-                self._looked = {arm.arm.name: arm for arm in plan.arms}
+                self._plan = plan
                 return plan
             asked |= unknown.keys()
             self.outcomes |= found
+            plan = self._planner.plan(self.outcomes, moved=arms)
 
     def _open(self, plan: Plan, arms: Collection[str] | None) -> Iterator[PlannedTrial]:
         """Trials that may have changed, or are new."""
+        before = set[int]() if self._plan is None else {id(arm) for arm in self._plan.arms}
         for arm in plan.arms:
             if arms is None or arm.arm.name in arms:
                 yield from (trial for trial in arm.trials if not self._is_settled(trial.key))
-            elif self._looked.get(arm.arm.name) is not arm:
+            elif id(arm) not in before:
                 yield from (trial for trial in arm.trials if trial.key not in self.outcomes)
 
     def _is_settled(self, key: str) -> bool:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from orchestrator.config import Overlay, resolve, signature_of
 from orchestrator.contract import Trainer
@@ -183,12 +183,17 @@ class Planner:
         self._costs: dict[tuple[tuple[str, float], ...], Mapping[str, float]] = {}
         self._before: dict[int | str, _Before] = {}
 
-    def plan(self, outcomes: Outcomes) -> Plan:
-        """All that can be planned from these outcomes. An arm for which nothing changed is the same object as before."""
+    def plan(self, outcomes: Outcomes, *, moved: Collection[str] | None = None) -> Plan:
+        """All that can be planned from these outcomes. An arm for which nothing changed is the same object as before.
+
+        Args:
+            outcomes: Of every trial that was planned, as far as they are known.
+            moved: Names of the arms to which something happened since the last plan; None: any of them.
+        """
         made = self._made or made_by(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
         if not any(is_adaptive(row) for row in self._designs):
             self._made = made
-        arms = [self._plan_arm(row.arm, number, outcomes) for number, row in enumerate(made)]
+        arms = [self._plan_arm(row.arm, number, outcomes, moved) for number, row in enumerate(made)]
         tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
         cohorts = [] if tune is None or tune.rule is None else [(frozenset({arm.arm.name}), Phase.TUNE) for arm in arms]
         groups: dict[Cohort, list[int]] = {}
@@ -217,11 +222,13 @@ class Planner:
         tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
         return frozenset(row.select for row in self._designs if is_adaptive(row)) | frozenset([] if tune is None else [tune.select])
 
-    def _plan_arm(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
+    def _plan_arm(self, arm: Arm, number: int, outcomes: Outcomes, moved: Collection[str] | None = None) -> PlannedArm:
         """The tuning trials of an arm and, once they are finished, its replicates."""
         # Arms that follow from results are made anew each time; the text tells 1 from True, which equal each other.
         name = number if self._made is not None else repr((number, arm))
         before = self._before.get(name)
+        if before is not None and moved is not None and arm.name not in moved:
+            return before.planned
         if before is None or tuple(map(outcomes.get, before.keys)) != before.outcomes:
             planned = self._planned(arm, number, outcomes)
             keys = tuple(trial.key for trial in planned.trials)

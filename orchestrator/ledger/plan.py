@@ -15,7 +15,7 @@ from orchestrator.ledger.database import CHUNK, chunks
 from orchestrator.ledger.journal import tell_decisions
 from orchestrator.ledger.rows import CellRow, MemberRow, PlanRows, TrialRow, TrialRows
 from orchestrator.ledger.schema import cells, memberships, now, studies, trials
-from orchestrator.ledger.settle import settle_study
+from orchestrator.ledger.settle import settle, settle_study
 from orchestrator.records import TrialState
 
 Place = tuple[str, str, str, int]  # trial, arm, phase, number: a membership's primary key in its study
@@ -132,7 +132,11 @@ def _insert(connection: sa.Connection, study: str, rows: TrialRows, scope: Scope
         signatures = _signatures(connection, some)
         # Only what is named in the parameters of the first row is set, so the key's columns are left out.
         connection.execute(_MOVE, [_named(study, _place(row)) | _settings(row, signatures[row.trial]) for row in some])
-    settle_study(connection, study, [*(place[0] for place in new), *(row.trial for row in moved), *(place[0] for place in gone)])
+    changed = [*(place[0] for place in new), *(row.trial for row in moved), *(place[0] for place in gone)]
+    if scope.arms is None:
+        settle_study(connection, study, changed)
+    else:
+        settle(connection, changed)
 
 
 def _insert_cells(connection: sa.Connection, rows: Sequence[CellRow]) -> None:

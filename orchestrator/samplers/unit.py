@@ -6,6 +6,7 @@ one, Optuna builds a Sobol engine for each point, 2.7 ms here against 0.1 µs, a
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from orchestrator.keys import Value
 Rows = Sequence[Sequence[float]]
 
 
+@functools.lru_cache(maxsize=64)  # every arm of a study is tuned on the same points, and building the engine is what costs
 def sobol_rows(seed: int, first: int, n: int, width: int) -> Rows:
     """Points `first` to `first + n` of the scrambled Sobol sequence, [point, axis] in [0, 1).
 
@@ -32,7 +34,7 @@ def sobol_rows(seed: int, first: int, n: int, width: int) -> Rows:
         engine = cast(Any, qmc).Sobol(width, scramble=True, seed=seed)
         if first:
             engine.fast_forward(first)
-        return cast("list[list[float]]", engine.random(n).tolist())
+        return tuple(map(tuple, cast("list[list[float]]", engine.random(n).tolist())))
 
 
 def random_rows(seed: int, first: int, n: int, width: int) -> Rows:
