@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import copy
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from orchestrator.ledger import Ledger, NoLedgerError
+from orchestrator.ledger.opening import parse
+from orchestrator.storage import VARIABLE, storage_of
+from tests.ledgers import PostgreSQL, postgresql
 from tests.waiting import eventually
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -55,13 +62,24 @@ class Ended:
 
 
 class Launches:
-    """One folder with a study file and an output folder."""
+    """One folder with a study file and an output folder.
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    Attributes:
+        storage: URL of the ledger, given in the environment; empty for the file in the output folder.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, storage: str = "") -> None:
         self.folder = folder
         self.study = folder / "families.py"
         self.out = folder / "runs"
+        self.storage = storage
         self.write()
+
+    def beside(self, name: str) -> Launches:
+        """The same study and ledger with another output folder, as on another machine."""
+        other = copy.copy(self)
+        other.out = self.folder / name
+        return other
 
     def write(
         self,
@@ -83,7 +101,7 @@ class Launches:
     def run(self, *arguments: str, timeout_s: float = 120) -> Ended:
         """Launches and waits."""
         done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, cwd=self.folder, env=environment()
+            self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, cwd=self.folder, env=self.environment()
         )
         return Ended(code=done.returncode, out=done.stdout, err=done.stderr)
 
@@ -96,8 +114,21 @@ class Launches:
             text=True,
             cwd=self.folder,
             start_new_session=True,
-            env=environment(),
+            env=self.environment(),
         )
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a launch: what the tests run under, the repository's modules, and the ledger's URL."""
+        ours = {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1"}
+        return {**os.environ, **ours, **({VARIABLE: self.storage} if self.storage else {})}
+
+    def ledger(self) -> Ledger:
+        """The ledger, which there must be.
+
+        Raises:
+            NoLedgerError: There is none yet.
+        """
+        return Ledger.open(storage_of(self.storage, {}, self.out), create=False)
 
     def status(self) -> collections.Counter[str]:
         """Trials by state, over all arms."""
@@ -110,7 +141,7 @@ class Launches:
     def finished(self) -> int:
         """Trials that are complete, read from the ledger itself."""
         try:
-            ledger = Ledger.open(self.out / "ledger.db", create=False)
+            ledger = self.ledger()
         except NoLedgerError:
             return 0
         with ledger:
@@ -134,18 +165,63 @@ class Launches:
         process.kill()
         process.communicate()
 
+    def completions(self) -> collections.Counter[str]:
+        """How often each trial was completed."""
+        with self.ledger() as ledger:
+            states = ledger.states(row.key for row in ledger.trial_records("families"))
+        engine = sa.create_engine(parse(storage_of(self.storage, {}, self.out)))
+        with engine.connect() as connection:
+            keys = connection.exec_driver_sql("SELECT trial FROM attempts WHERE outcome = 'complete'").scalars().all()
+        engine.dispose()
+        return collections.Counter({key: keys.count(key) for key in {*keys, *states}})
+
     def result(self) -> Result:
         """Final metrics of each trial, to the bit, and the table that the report holds."""
-        with Ledger.open(self.out / "ledger.db", create=False) as ledger:
+        with self.ledger() as ledger:
             metrics = {row.key: row.metrics for row in ledger.trial_records("families")}
         return metrics, (self.out / "families" / "report" / "table.csv").read_text()
 
 
-def environment() -> dict[str, str]:
-    """The environment of a launch: what the tests run under, and the repository's modules."""
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1"}
+@pytest.fixture(scope="session")
+def server() -> Generator[PostgreSQL]:
+    """A PostgreSQL server that asks for a password."""
+    with contextlib.ExitStack() as stack:
+        try:
+            yield stack.enter_context(postgresql(password=PASSWORD))
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
 
 
+_databases = itertools.count()
+
+
+@pytest.fixture
+def database(server: PostgreSQL) -> str:
+    """URL of an empty database of its own."""
+    name = f"study{next(_databases)}"
+    engine = sa.create_engine(server.url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return server.url.set(database=name).render_as_string(hide_password=False)
+
+
+Pair = tuple[Launches, Launches]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def pair(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Pair:
+    """Two launches of the slow study on one ledger: of one output folder, or of two as on two machines."""
+    if request.param == "sqlite":
+        one = Launches(tmp_path)
+        one.write(base=SLOW)
+        return one, one
+    one = Launches(tmp_path, storage=request.getfixturevalue("database"))
+    one.write(base=SLOW)
+    return one, one.beside("elsewhere")
+
+
+PASSWORD = "horse:staple/Zq7%"  # with characters that a URL writes in another way
 SLOW = "noise=0.02, sleep_s=0.03"  # long enough to be killed in the middle
 
 
