@@ -95,12 +95,13 @@ def status(options: argparse.Namespace) -> int:
     from orchestrator.status import status_json, status_table
 
     context = read_study(options)
-    record = _record(context, _existing(context))
-    alive = _existing(context).live_workers(context.study.name)
+    ledger, logs = _existing(context), context.folder / "logs"
+    record = _record(context, ledger)
+    alive, troubles = ledger.live_workers(context.study.name), ledger.troubles(context.study.name)
     if options.json:
-        print(json.dumps(status_json(record, alive), indent=1, ensure_ascii=False))
+        print(json.dumps(status_json(record, alive, troubles, logs), indent=1, ensure_ascii=False))
     else:
-        _stdout().print(status_table(record, alive))
+        _stdout().print(status_table(record, alive, troubles, logs), soft_wrap=True)
     return DONE
 
 

@@ -29,9 +29,7 @@ _BAD = (TrialState.DIVERGED, TrialState.FAILED)
 RAISED = "raised"  # follows a trial's key in the line of a log behind which the traceback stands
 
 
-def status_table(
-    record: StudyRecord, workers: Sequence[WorkerRow], troubles: Sequence[Trouble] = (), logs: pathlib.Path = pathlib.Path()
-) -> RenderableType:
+def status_table(record: StudyRecord, workers: Sequence[WorkerRow], troubles: Sequence[Trouble], logs: pathlib.Path) -> RenderableType:
     """A row for each arm, what went wrong and why, and who works.
 
     Args:
@@ -52,9 +50,7 @@ def status_table(
     return Group(table, *([Text("")] if lines or crew else []), *lines, *crew)
 
 
-def status_json(
-    record: StudyRecord, workers: Sequence[WorkerRow], troubles: Sequence[Trouble] = (), logs: pathlib.Path = pathlib.Path()
-) -> dict[str, Json]:
+def status_json(record: StudyRecord, workers: Sequence[WorkerRow], troubles: Sequence[Trouble], logs: pathlib.Path) -> dict[str, Json]:
     """The same as one JSON document, with every attempt that ended before its time, forgiven ones too."""
     read = Logs(logs)
     return {
