@@ -173,6 +173,8 @@ class Ledger:
     def record(self, worker: int, entries: Sequence[Entry]) -> dict[str, bool]:
         """Writes a rung of a pack in one transaction. False for a trial whose lease is gone: nothing of it was written.
 
+        True for a trial that this lease has brought to the same end already: the report came twice.
+
         Raises:
             ValueError: An entry follows the end of its trial.
         """

@@ -65,7 +65,8 @@ _RECORDS = (
         trials.c.seed,
         memberships.c.point,
         _state,
-        sa.case((memberships.c.dropped != "", memberships.c.dropped), else_=trials.c.reason),
+        # What its study says of a trial that it stopped; of one that failed or diverged, for whomever, its own reason.
+        sa.case((sa.and_(_state == TrialState.STOPPED, memberships.c.dropped != ""), memberships.c.dropped), else_=trials.c.reason),
         memberships.c.signature,
         trials.c.step,
         trials.c.fence,

@@ -10,7 +10,7 @@ from orchestrator.ledger.database import put
 from orchestrator.ledger.ending import Ending, end
 from orchestrator.ledger.lease import Held, held
 from orchestrator.ledger.rows import Entry
-from orchestrator.ledger.schema import artifacts, measurements, trials
+from orchestrator.ledger.schema import artifacts, attempts, measurements, trials
 from orchestrator.records import TrialState
 
 Rungs = dict[int, Mapping[str, float]]
@@ -20,6 +20,8 @@ _MEASURE = sa.insert(measurements)
 _ADVANCE = sa.update(trials).where(
     trials.c.key == sa.bindparam("of_key"), trials.c.fence == sa.bindparam("of_fence"), trials.c.state == TrialState.LEASED
 )
+# A report that comes a second time, as it does when the answer to the first one was lost, finds its lease ended, by itself.
+_STANDS = sa.select(attempts.c.trial).where(*(attempts.c[name] == sa.bindparam(name) for name in ("trial", "fence", "worker", "outcome")))
 
 
 def record(connection: sa.Connection, worker: int, entries: Sequence[Entry]) -> dict[str, bool]:
@@ -32,32 +34,42 @@ def record(connection: sa.Connection, worker: int, entries: Sequence[Entry]) -> 
         if said and said[-1].outcome is not None:
             raise ValueError(f"nothing is recorded of trial {entry.key} after its end")
         said.append(entry)
-    _measure(connection, {key: _rungs(said) for key, said in by_trial.items()}, leases)
+    _measure(connection, {key: _curve(said) for key, said in by_trial.items()}, leases)
     after = {key: _advanced(leases[key], said) for key, said in by_trial.items()}
     if after:
         connection.execute(_ADVANCE, list(after.values()))
     put(connection, artifacts, [{"trial": entry.key, "name": name, "uri": uri} for entry in kept for name, uri in entry.artifacts.items()])
     end(connection, [_ending(leases[entry.key], entry, entry.outcome) for entry in kept if entry.outcome is not None])
-    return {entry.key: entry.key in by_trial for entry in entries}
+    ended = [entry for entry in entries if entry.outcome is not None and entry.key not in by_trial]
+    stands = {entry.key for entry in ended if connection.execute(_STANDS, _result(worker, entry)).first() is not None}
+    return {entry.key: entry.key in by_trial or entry.key in stands for entry in entries}
 
 
-def _rungs(said: Sequence[Entry]) -> Rungs:
-    rungs: Rungs = {}
+def _result(worker: int, entry: Entry) -> dict[str, object]:
+    return {"trial": entry.key, "fence": entry.fence, "worker": worker, "outcome": entry.outcome}
+
+
+def _curve(said: Sequence[Entry]) -> tuple[int, Rungs]:
+    """The step from which on the curve so far does not hold any more, and what takes its place."""
+    begin, rungs = said[0].step + 1, Rungs()
     for entry in said:
+        first = entry.step if entry.metrics else entry.step + 1
+        rungs = {step: metrics for step, metrics in rungs.items() if step < first}
         if entry.metrics:
-            rungs = {step: metrics for step, metrics in rungs.items() if step < entry.step} | {entry.step: entry.metrics}
-    return rungs
+            rungs[entry.step] = entry.metrics
+        begin = min(begin, first)
+    return begin, rungs
 
 
-def _measure(connection: sa.Connection, curves: Mapping[str, Rungs], leases: Mapping[str, Held]) -> None:
+def _measure(connection: sa.Connection, curves: Mapping[str, tuple[int, Rungs]], leases: Mapping[str, Held]) -> None:
     # A lane that goes on from a checkpoint says again what was said before its worker died, and what comes after
     # that checkpoint is no longer part of its curve.
-    rewound = [{"of_trial": key, "from_step": min(rungs)} for key, rungs in curves.items() if rungs and min(rungs) <= leases[key].step]
+    rewound = [{"of_trial": key, "from_step": begin} for key, (begin, _) in curves.items() if begin <= leases[key].step]
     if rewound:
         connection.execute(_REWIND, rewound)
     rows = [
         {"trial": key, "step": step, "name": name, "value": None if value != value else float(value)}
-        for key, rungs in curves.items()
+        for key, (_, rungs) in curves.items()
         for step, metrics in rungs.items()
         for name, value in metrics.items()
     ]
