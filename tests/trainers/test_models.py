@@ -13,6 +13,7 @@ import pytest
 from scipy import special
 
 from trainers.config import DataConfig, ModelConfig
+from trainers.geometry import predictions
 from trainers.models import make_model
 
 DATA = DataConfig(image_size=4, channels=2, classes=3)
@@ -23,6 +24,7 @@ VMOE = dataclasses.replace(SMALL, k=2)
 E3 = dataclasses.replace(SMALL, members=2, tile=True, partition=True)
 TILED = dataclasses.replace(SMALL, members=2, tile=True)
 PARTITIONED = dataclasses.replace(SMALL, members=2, partition=True)
+OVERLAPPING = dataclasses.replace(E3, overlap=1)
 
 MODELS = {
     "ViT": DENSE,
@@ -36,12 +38,24 @@ MODELS = {
     "E³, K=2, groups, every block": dataclasses.replace(E3, k=2, group_images=2, moe_placement="every", eval_capacity_factor=0.5),
     "tiling, tight, by confidence": dataclasses.replace(TILED, eval_capacity_factor=0.4, batch_priority=True, group_images=2),
     "partitioning, K=2, tight": dataclasses.replace(PARTITIONED, k=2, eval_capacity_factor=0.4),
+    "overlap, tight, by confidence": dataclasses.replace(OVERLAPPING, k=2, eval_capacity_factor=0.4, batch_priority=True, group_images=2),
+    "overlap, untiled, tight": dataclasses.replace(OVERLAPPING, tile=False, k=2, eval_capacity_factor=0.4),
+    "E³ with heads of its own, tanh": dataclasses.replace(E3, member_heads=True, representation=6),
+    "heads, untiled": dataclasses.replace(VMOE, members=3, member_heads=True),
+    "tiling early": dataclasses.replace(TILED, tile_at=0),
+    "MC dropout, tiling late": dataclasses.replace(
+        SMALL, members=2, tile=True, tile_at=1, mc_dropout=True, expert_dropout=0.1, moe_placement="every"
+    ),
+    "BatchEnsemble": dataclasses.replace(DENSE, members=3, tile=True, tile_at=1, batch_ensemble=True),
+    "BatchEnsemble V-MoE": dataclasses.replace(TILED, tile_at=0, batch_ensemble=True, fast_weight_init="sign"),
+    "MIMO": dataclasses.replace(VMOE, members=3, mimo=True, representation=6),
 }
 
 
 def traced(**changes):
     numbers = {key: getattr(SMALL, key) for key in ("router_noise", "importance_weight", "load_weight", "head_bias")}
-    numbers |= {key: 0.0 for key in ("dropout", "expert_dropout", "attention_dropout")}
+    numbers |= {key: 0.0 for key in ("dropout", "expert_dropout", "attention_dropout", "input_repetition")}
+    numbers |= {"fast_weight_spread": 0.5, "fast_weight_rate": 1.0}
     return {f"model.{key}": jnp.float32(value) for key, value in (numbers | changes).items()}
 
 
@@ -87,6 +101,16 @@ def mlp(x, p):
     return linear(gelu(linear(x, p["Linear_0"])), p["Linear_1"])
 
 
+def fast_mlp(x, p):
+    """BatchEnsemble of `x` [member, image, token, feature]: a matrix of its own for each member, written out."""
+
+    def own(layer, member):
+        matrix = layer["kernel"] * np.outer(layer["alpha"][member], layer["gamma"][member])
+        return {"kernel": matrix, "bias": layer["bias"][member]}
+
+    return np.stack([mlp(tokens, {name: own(layer, member) for name, layer in p.items()}) for member, tokens in enumerate(x)])
+
+
 def attention(x, p):
     q, k, v = (part.reshape(T, H, D // H) for part in np.split(linear(x, p["query_key_value"]), 3, axis=-1))
     weights = special.softmax(np.einsum("qhd,khd->hqk", q, k) / math.sqrt(D // H), axis=-1)
@@ -94,49 +118,59 @@ def attention(x, p):
 
 
 def sparse(x, p, model):
-    """The mixture of `x` [member, image, token, feature], by loops: one (group, router) after the other."""
-    out, size = np.zeros_like(x), model.group_images or N
+    """The mixture of `x` [copy, image, token, feature], by loops: one group after the other."""
+    out, size, copies = np.zeros_like(x), model.group_images or N, range(x.shape[0])
     n_routers = model.members if model.partition else 1
-    per_router = E // n_routers
-    kernel = p["router"]["kernel"].reshape(D, n_routers, per_router)
-    members = range(x.shape[0])
+    kernel = p["router"]["kernel"].reshape(D, n_routers, -1)
+    windows = [(router * E // n_routers + np.arange(kernel.shape[2])) % E for router in range(n_routers)]
+    # A view is a copy of the tokens, and the router that sees it.
+    views = list(zip(copies, copies, strict=True)) if len(copies) == n_routers else [(c, r) for c in copies for r in range(n_routers)]
     for first in range(0, N, size):
-        for router in range(n_routers):
-            seen = [router] if model.tile and model.partition else members
-            tokens = [(m, n, t) for n in range(first, first + size) for t in range(T) for m in seen]
-            gates = {token: special.softmax(x[token] @ kernel[:, router]) for token in tokens}
-            choices = {token: np.argsort(-gates[token], kind="stable") for token in tokens}
-            if model.batch_priority:
-                tokens.sort(key=lambda token: -gates[token].max())
-            capacity = 4 * math.ceil(math.ceil(len(tokens) * model.k * model.eval_capacity_factor / per_router) / 4)
-            filled = np.zeros(per_router, int)
-            for choice in range(model.k):
-                for token in tokens:
-                    expert = choices[token][choice]
-                    filled[expert] += 1
-                    if filled[expert] <= capacity:
-                        mine = jax.tree.map(lambda leaf, e=router * per_router + expert: leaf[e], p["experts"])
-                        out[token] += gates[token][expert] * mlp(x[token], mine)
+        waiting = [(view, n, t) for n in range(first, first + size) for t in range(T) for view in views]
+        gates = {(view, n, t): special.softmax(x[view[0], n, t] @ kernel[:, view[1]]) for view, n, t in waiting}
+        choices = {token: np.argsort(-gates[token], kind="stable") for token in waiting}
+        if model.batch_priority:
+            waiting.sort(key=lambda token: -gates[token].max())
+        capacity = 4 * math.ceil(math.ceil(len(waiting) * model.k * model.eval_capacity_factor / E) / 4)
+        filled = np.zeros(E, int)
+        for choice in range(model.k):
+            for (copy, router), n, t in waiting:
+                chosen = choices[(copy, router), n, t][choice]
+                expert = windows[router][chosen]
+                filled[expert] += 1
+                if filled[expert] <= capacity:
+                    mine = jax.tree.map(lambda leaf, e=expert: leaf[e], p["experts"])
+                    out[copy, n, t] += gates[(copy, router), n, t][chosen] * mlp(x[copy, n, t], mine)
     return out
 
 
 def by_hand(model, params, images):
     """Logits [member, image, class]: attention and dense layers image by image."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    if model.mimo:
+        images = np.concatenate([images] * model.members, axis=-1)
     patches = np.stack([images[:, r : r + 2, c : c + 2].reshape(N, -1) for r in (0, 2) for c in (0, 2)], axis=1)
     x = np.concatenate([np.broadcast_to(p["class_token"], (N, 1, D)), linear(patches, p["embedding"])], axis=1) + p["positions"]
     x = x[None]
     blocks = {"none": [], "last": [1], "every": range(model.depth)}[model.moe_placement]
     for index in range(model.depth):
         b = p[f"block_{index}"]
-        if model.tile and index == min(blocks):
+        if model.tile and index == (min(blocks) if model.tile_at < 0 else model.tile_at):
             x = np.repeat(x, model.members, axis=0)
         x = x + np.stack([[attention(image, b["attention"]) for image in member] for member in norm(x, b["norm_attention"])])
         y = norm(x, b["norm_mlp"])
-        x = x + (sparse(y, b["moe"], model) if index in blocks else mlp(y, b["mlp"]))
+        if index in blocks:
+            x = x + sparse(y, b["moe"], model)
+        else:
+            x = x + (fast_mlp if model.batch_ensemble and x.shape[0] > 1 else mlp)(y, b["mlp"])
     x = norm(x[:, :, 0], p["norm"])
     if model.representation:
         x = np.tanh(linear(x, p["pre_logits"]))
+    if model.mimo or (model.member_heads and not model.tile):
+        columns = [slice(3 * member, 3 * member + 3) for member in range(model.members)]
+        return np.stack([x[0] @ p["head"]["kernel"][:, own] + p["head"]["bias"][own] for own in columns])
+    if model.member_heads:
+        return np.stack([x[m] @ p["head"]["kernel"][m] + p["head"]["bias"][m] for m in range(model.members)])
     return linear(x, p["head"])
 
 
@@ -144,7 +178,9 @@ def by_hand(model, params, images):
 def test_the_model_computes_what_the_paper_says(name, images):
     params, evaluate, _ = programs(MODELS[name])
     expected = by_hand(MODELS[name], params, images)
-    assert expected.shape[0] == (2 if MODELS[name].tile else 1)
+    assert expected.shape[0] == predictions(MODELS[name])
+    if expected.shape[0] > 1 and not MODELS[name].mc_dropout and "tiling" not in name:
+        assert np.abs(expected[0] - expected[1]).max() > 1e-2, "members are equal"
     np.testing.assert_allclose(evaluate(params, images).logits, expected, atol=2e-4, rtol=2e-4)
 
 
@@ -176,25 +212,30 @@ def test_an_efficient_ensemble_is_several_sparse_models_that_share_all_but_exper
         np.testing.assert_allclose(programs(alone)[1](own, images).logits[0], logits[member], atol=1e-5)
 
 
-def test_a_member_of_a_partition_sends_no_gradient_to_the_experts_of_another(images):
-    params, _, train = programs(E3)
+@pytest.mark.parametrize(
+    "model", [E3, OVERLAPPING, dataclasses.replace(OVERLAPPING, overlap=2)], ids=lambda model: f"overlap {model.overlap}"
+)
+def test_the_loss_of_a_member_reaches_exactly_the_experts_of_its_window(model, images):
+    params, _, train = programs(dataclasses.replace(model, k=2, capacity_factor=8.0))
 
     @compiled
     def gradients(params, weight):
         def of_members(params):
-            return weight @ jnp.sin(train.__wrapped__(params, images, traced(), jax.random.key(0)).logits).sum(axis=(1, 2))
+            # Much noise, so that some token comes to each expert that is open to it.
+            logits = train.__wrapped__(params, images, traced(router_noise=100.0), jax.random.key(0)).logits
+            return weight @ jnp.sin(logits).sum(axis=(1, 2))
 
         return jax.grad(of_members)(params)["block_1"]["moe"]
 
     for member in range(2):
         moe = gradients(params, jnp.eye(2)[member])
-        other = slice(E // 2, E) if member == 0 else slice(0, E // 2)
-        own = slice(0, E // 2) if member == 0 else slice(E // 2, E)
+        window = np.isin(np.arange(E), (member * E // 2 + np.arange(E // 2 + model.overlap)) % E)
         for leaf in jax.tree.leaves(moe["experts"]):
-            assert not leaf[other].any()
-            assert leaf[own].any()
-        assert not moe["router"]["kernel"][:, other].any()
-        assert moe["router"]["kernel"][:, own].any()
+            reached = np.asarray(leaf).reshape(E, -1).any(axis=1)
+            np.testing.assert_array_equal(reached, window)
+        router = np.asarray(moe["router"]["kernel"]).reshape(D, 2, -1)
+        assert router[:, member].any()
+        assert not router[:, 1 - member].any()
 
 
 @pytest.mark.parametrize(("tile", "partition", "members"), [(False, False, 1), (True, False, 2), (False, True, 1), (True, True, 2)])
@@ -326,3 +367,10 @@ def test_a_group_smaller_than_the_batch_routes_alone(images):
     np.testing.assert_allclose(together[:, :2], evaluate(params, images[:2]).logits, atol=1e-5)
     # A batch that groups do not divide is split in the largest that do.
     assert jax.eval_shape(evaluate, params, images[:3]).logits.shape == (1, 3, 3)
+
+
+def test_pixels_that_fill_no_patch_are_left_out(images):
+    params, evaluate, _ = programs(dataclasses.replace(DENSE, patch=3))
+    expected = evaluate(params, images[:, :3, :3]).logits
+    np.testing.assert_allclose(evaluate(params, images).logits, expected, rtol=1e-6)
+    assert params["positions"].shape[1] == 2
