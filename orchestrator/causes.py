@@ -94,18 +94,20 @@ class OomKills:
     """
 
     def __init__(self, count: Callable[[], int]) -> None:
-        self._count, self._explained = count, 0
+        self._count = count
+        self._explaining: set[int] = set()
 
     def mark(self) -> int:
         """To be kept when a worker starts."""
-        return self._count() - self._explained
+        return self._count()
 
     def explain(self, mark: int) -> bool:
         """Whether the kernel has killed somebody since the mark whose death is not explained yet; now it is."""
-        if self.mark() <= mark:
-            return False
-        self._explained += 1
-        return True
+        since = range(mark + 1, self._count() + 1)
+        unknown = next((number for number in since if number not in self._explaining), None)
+        if unknown is not None:
+            self._explaining.add(unknown)
+        return unknown is not None
 
 
 def oom_kills(root: pathlib.Path = pathlib.Path("/")) -> int:
