@@ -163,6 +163,7 @@ class Processes:
             if self._launcher is not None:
                 self._launcher.wait()
                 self._launcher = None
+        self._reap()  # what died after the last look had begun
         return killed
 
     def settle(self, within_s: float) -> None:
