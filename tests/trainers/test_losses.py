@@ -42,3 +42,12 @@ def test_it_is_linear_in_mixed_labels():
     prediction = Prediction(jnp.asarray(LOGITS), jnp.float32(0))
     mixed = training_loss(prediction, 0.3 * one + 0.7 * two)
     np.testing.assert_allclose(mixed, 0.3 * training_loss(prediction, one) + 0.7 * training_loss(prediction, two), rtol=1e-6)
+
+
+def test_the_loss_of_the_mean_is_that_of_the_averaged_probabilities():
+    mean = special.softmax(LOGITS, axis=-1).mean(axis=0)
+    expected = -np.log(mean[np.arange(5), LABELS]).mean() + 0.25
+    of_mean = jax.jit(functools.partial(losses.training_loss, of_mean=True))
+    found = of_mean(Prediction(jnp.asarray(LOGITS), jnp.float32(0.25)), one_hot(LABELS))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found < training_loss(Prediction(jnp.asarray(LOGITS), jnp.float32(0.25)), one_hot(LABELS))
