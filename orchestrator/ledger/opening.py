@@ -17,6 +17,7 @@ from orchestrator.ledger.database import BUSY_S, DATABASE_ERRORS, explain, place
 from orchestrator.ledger.schema import REVISION
 
 MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
+IDLE_S = 30  # within a transaction, until the server gives up on the client
 MIGRATION_LOCK = 0x7E55E7A  # PostgreSQL advisory lock: "tessera", as near as hexadecimal comes
 
 
@@ -96,11 +97,13 @@ def _no_ledger(where: str) -> NoLedgerError:
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
         try:
-            return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+            engine = sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
         except ModuleNotFoundError as error:
             raise LedgerError(
                 "PostgreSQL needs the psycopg package", found=str(error), fix="pip install 'tessera-sweeps[postgres]'"
             ) from error
+        event.listen(engine, "connect", _set_up_postgresql)
+        return engine
     # isolation_level None: the driver starts no transaction of its own accord, `Database` does.
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_S, "isolation_level": None})
     event.listen(engine, "connect", _set_up)
@@ -111,6 +114,12 @@ def _set_up(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # Survives SIGKILL whole; a power cut may cost the last transactions, never the file. FULL costs 2 ms a trial.
     connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _set_up_postgresql(connection: Any, _record: Any) -> None:
+    # A process that is stopped, or a machine that is cut off, in the middle of a transaction would hold its locks for hours.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_S} s'")
+    connection.commit()
 
 
 def _revision(connection: sa.Connection) -> str | None:

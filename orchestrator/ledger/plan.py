@@ -87,9 +87,10 @@ def add_trials(connection: sa.Connection, study: str, rows: TrialRows) -> None:
 
 def _lock(connection: sa.Connection) -> None:
     # A trial that is leased through another study between our look at it and our commit would stay in our queue for ever.
-    # SQLite has one writer at a time anyhow.
+    # A weaker mode lets others lock rows meanwhile, and then each waits for what the other has: a deadlock at most plans that
+    # stop trials while workers lease. SQLite has one writer at a time anyhow.
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("LOCK TABLE trials IN SHARE ROW EXCLUSIVE MODE")
+        connection.exec_driver_sql("LOCK TABLE trials IN EXCLUSIVE MODE")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
