@@ -96,7 +96,7 @@ def status(options: argparse.Namespace) -> int:
 
     context = read_study(options)
     ledger, logs = _existing(context), context.folder / "logs"
-    record = _record(context, ledger)
+    record = _record(context, ledger, with_rungs=False)
     alive, troubles = ledger.live_workers(context.study.name), ledger.troubles(context.study.name)
     if options.json:
         print(json.dumps(status_json(record, alive, troubles, logs), indent=1, ensure_ascii=False))
@@ -238,7 +238,7 @@ def _existing(context: Context) -> Ledger:
     return Ledger.open(context.storage, create=False)
 
 
-def _record(context: Context, ledger: Ledger) -> StudyRecord:
+def _record(context: Context, ledger: Ledger, *, with_rungs: bool = True) -> StudyRecord:
     spec = ledger.study_spec(context.study.name)
     if spec is None:
         raise OrchestratorError(
@@ -247,7 +247,7 @@ def _record(context: Context, ledger: Ledger) -> StudyRecord:
             expected="a study that was run",
             fix="run the study first",
         )
-    return study_record(spec, ledger.trial_records(context.study.name))
+    return study_record(spec, ledger.trial_records(context.study.name, with_rungs=with_rungs))
 
 
 def _reported(context: Context, ledger: Ledger) -> StudyRecord:

@@ -44,6 +44,11 @@ class Setting:
     choices: tuple[Value, ...] = ()
     help: str = ""
 
+    @property
+    def is_always_traced(self) -> bool:
+        """No value of it shapes the program, whatever the others are."""
+        return self.traced and not self.switch and not self.when
+
 
 def static(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Sequence[Value] = ()) -> Any:
     """A field whose value shapes the compiled program: trials that differ in it never share one."""
@@ -115,10 +120,14 @@ class Overlay(Mapping[str, Value]):
     def __repr__(self) -> str:
         return f"Overlay({dict(self)!r})"
 
+    @property
+    def changes(self) -> dict[str, Value]:
+        """What differs from the config beneath, which is no overlay."""
+        return (self._base.changes if isinstance(self._base, Overlay) else {}) | dict(self._changes)
+
     def flat(self) -> dict[str, Value]:
         """As a dict of its own."""
-        base = self._base.flat() if isinstance(self._base, Overlay) else dict(self._base)
-        return base | dict(self._changes)
+        return (self._base.flat() if isinstance(self._base, Overlay) else dict(self._base)) | dict(self._changes)
 
 
 def flatten(config: Any) -> dict[str, Value]:

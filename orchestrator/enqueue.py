@@ -23,9 +23,9 @@ def plan_rows(
         digest: Of the study file and the settings that the plan was made from.
         since: An earlier plan that the ledger has: then only arms that differ from it are spoken of. None: all.
     """
-    before = {} if since is None else {arm.arm.name: arm for arm in since.arms}
-    arms = [arm for arm in plan.arms if before.get(arm.arm.name) is not arm]
-    names = {arm.arm.name for arm in arms} | (before.keys() - {arm.arm.name for arm in plan.arms})
+    same = set[int]() if since is None else {id(arm) for arm in since.arms} & {id(arm) for arm in plan.arms}
+    arms = [arm for arm in plan.arms if id(arm) not in same]
+    former = [] if since is None else [arm for arm in since.arms if id(arm) not in same]
     trials = tuple(trial for arm in arms for trial in arm.trials)
     cells = {trial.cell.key: trial.cell for trial in trials}
     return PlanRows(
@@ -36,8 +36,8 @@ def plan_rows(
         members=tuple(_member(trial) for trial in trials),
         decisions=tuple(_decision(decision) for decision in plan.decisions),
         digest=digest,
-        arms=None if since is None else frozenset(names),
-        former=tuple(trial.key for name in names if name in before for trial in before[name].trials),
+        arms=None if since is None else frozenset(arm.arm.name for arm in (*arms, *former)),
+        former=tuple(trial.key for arm in former for trial in arm.trials),
     )
 
 

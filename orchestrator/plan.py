@@ -11,9 +11,9 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from orchestrator.config import Overlay, resolve, signature_of
+from orchestrator.config import Overlay, leaves, resolve, signature_of
 from orchestrator.contract import Trainer
 from orchestrator.designs import Arm, Design, Sampled
 from orchestrator.expand import Cohort, Made, made_by, proposals, sampled_in
@@ -163,9 +163,17 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Before:
-    """An arm as it was planned last, and the outcomes of its trials that it followed from."""
+    """An arm as it was planned last.
+
+    Attributes:
+        planned: The arm.
+        drawn: Its tuning trials before any rule looked at them.
+        keys: Of these, from whose outcomes the rest follows.
+        outcomes: As they were.
+    """
 
     planned: PlannedArm
+    drawn: tuple[PlannedTrial, ...]
     keys: tuple[str, ...]
     outcomes: tuple[Outcome | None, ...]
 
@@ -181,6 +189,7 @@ class Planner:
         self._made: tuple[Made, ...] | None = None  # of a study whose arms do not follow from results
         self._cells: dict[str, PlannedCell] = {}
         self._costs: dict[tuple[tuple[str, float], ...], Mapping[str, float]] = {}
+        self._signatures: dict[str, str] = {}
         self._before: dict[int | str, _Before] = {}
 
     def plan(self, outcomes: Outcomes, *, moved: Collection[str] | None = None) -> Plan:
@@ -230,37 +239,42 @@ class Planner:
         if before is not None and moved is not None and arm.name not in moved:
             return before.planned
         if before is None or tuple(map(outcomes.get, before.keys)) != before.outcomes:
-            planned = self._planned(arm, number, outcomes)
-            keys = tuple(trial.key for trial in planned.trials)
-            before = self._before[name] = _Before(planned=planned, keys=keys, outcomes=tuple(map(outcomes.get, keys)))
+            before = self._before[name] = self._planned(arm, number, outcomes, before)
         return before.planned
 
-    def _planned(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
+    def _planned(self, arm: Arm, number: int, outcomes: Outcomes, before: _Before | None) -> _Before:
         protocol, config = self.study.protocol, self._resolved(arm)
         tune = protocol if isinstance(protocol, Tune) else None
         then = tune.then if tune is not None else _replicates(protocol)
-        tuning, decisions = self._tuning(tune, arm, config, outcomes) if tune is not None else (list[PlannedTrial](), ())
+        budget = 0 if tune is None else tune.trials
+        first = number * (budget + then.n)
+        drawn: Sequence[PlannedTrial] = ()
+        if tune is not None:
+            # A sampler that ignores results would draw the same again.
+            drawn = before.drawn if before is not None and not is_adaptive(tune) else self._drawn(tune, arm, config, first, outcomes)
+        rule = None if tune is None else tune.rule
+        tuning, decisions = (drawn, ()) if rule is None else _halved_trials(rule, drawn, outcomes)
         selected: FlatConfig | None = {} if tune is None else self._selected(tune, tuning, outcomes)
         cell = self._cell(config, selected or {})
-        runs = (
-            [] if selected is None else [self._trial(arm, cell, selected, Phase.REPLICATE, i, then.first_seed + i) for i in range(then.n)]
-        )
-        total = (tune.trials if tune else 0) + then.n
-        placed = [dataclasses.replace(trial, position=number * total + place) for place, trial in enumerate([*tuning, *runs])]
-        budget = tune.trials if tune is not None else 0
-        return PlannedArm(
+        seeds = range(then.first_seed, then.first_seed + (0 if selected is None else then.n))
+        runs = [
+            self._trial(arm, cell, selected or {}, Phase.REPLICATE, index, seed, first + budget + index) for index, seed in enumerate(seeds)
+        ]
+        planned = PlannedArm(
             arm=arm,
             cell=cell,
             tune_trials=budget,
             replicates=then.n,
             selected=selected,
-            trials=tuple(placed),
+            trials=(*tuning, *runs),
             decisions=tuple(decisions),
         )
+        keys = tuple(trial.key for trial in drawn)
+        return _Before(planned=planned, drawn=tuple(drawn), keys=keys, outcomes=tuple(map(outcomes.get, keys)))
 
-    def _tuning(self, tune: Tune, arm: Arm, config: FlatConfig, outcomes: Outcomes) -> tuple[list[PlannedTrial], Sequence[PlannedDecision]]:
+    def _drawn(self, tune: Tune, arm: Arm, config: Overlay, first: int, outcomes: Outcomes) -> list[PlannedTrial]:
         def trial(point: FlatConfig, index: int = 0) -> PlannedTrial:
-            return self._trial(arm, self._cell(config, point), point, Phase.TUNE, index, TUNING_SEED)
+            return self._trial(arm, self._cell(config, point), point, Phase.TUNE, index, TUNING_SEED, first + index)
 
         def score(point: FlatConfig) -> float | None:
             return _score_of(outcomes.get(trial(point).key), tune.select)
@@ -274,8 +288,7 @@ class Planner:
             context=self._context(config),
             score=score,
         )
-        trials = [trial(point, index) for index, point in enumerate(points)]
-        return (trials, ()) if tune.rule is None else _halved_trials(tune.rule, trials, outcomes)
+        return [trial(point, index) for index, point in enumerate(points)]
 
     def _context(self, config: FlatConfig) -> FlatConfig:
         return {key: value for key, value in config.items() if key not in self._tuned}
@@ -299,37 +312,45 @@ class Planner:
         known = [score for score in scores if score is not None]
         return None if len(known) < len(scores) else sum(known) / len(known)
 
-    def _resolved(self, arm: Arm) -> FlatConfig:
+    def _resolved(self, arm: Arm) -> Overlay:
         config, problems = resolve(self.trainer.config_class, self.base, arm.overrides, where=f"arm {arm.name!r}")
         assert not problems, "a study is checked before it is planned"
         return Overlay(self.base, {key: config[key] for key in arm.overrides})
 
-    def _cell(self, config: FlatConfig, point: FlatConfig) -> PlannedCell:
+    def _cell(self, config: Overlay, point: FlatConfig) -> PlannedCell:
         full, problems = resolve(self.trainer.config_class, config, point, where="point")
         assert not problems, "the edges of every axis were checked"
         key = cell_key(self.trainer.name, self.trainer.version, full)
         if key not in self._cells:
-            program = f"{self.trainer.name} {self.trainer.version}"
             cost = self.trainer.cost(full)
             # As it was written where that says the same: the trials of this cell hold it already.
             changes = point if all(full[name] is value for name, value in point.items()) else {name: full[name] for name in point}
             self._cells[key] = PlannedCell(
                 key=key,
                 config=Overlay(config, changes) if changes else config,
-                signature=sys.intern(signature_of(self.trainer.config_class, full, program=program)),
+                signature=self._signature(full, (*config.changes, *point)),
                 cost=self._costs.setdefault(tuple(cost.items()), cost),
                 steps=self.trainer.steps(full),
             )
         return self._cells[key]
 
-    def _trial(self, arm: Arm, cell: PlannedCell, point: FlatConfig, phase: Phase, index: int, seed: int) -> PlannedTrial:
+    def _signature(self, full: FlatConfig, moved: Iterable[str]) -> str:
+        """Of the program of a config that is the base but for some keys; most only move traced values, and leave it as it was."""
+        known = leaves(self.trainer.config_class)
+        name = repr({key: full[key] for key in moved if not known[key].setting.is_always_traced})
+        if name not in self._signatures:
+            program = f"{self.trainer.name} {self.trainer.version}"
+            self._signatures[name] = sys.intern(signature_of(self.trainer.config_class, full, program=program))
+        return self._signatures[name]
+
+    def _trial(self, arm: Arm, cell: PlannedCell, point: FlatConfig, phase: Phase, index: int, seed: int, position: int) -> PlannedTrial:
         key = trial_key(cell.key, seed)
-        return PlannedTrial(key=key, cell=cell, arm=arm.name, phase=phase, index=index, seed=seed, point=point, position=0)
+        return PlannedTrial(key=key, cell=cell, arm=arm.name, phase=phase, index=index, seed=seed, point=point, position=position)
 
 
-def is_adaptive(design: Sampled) -> bool:
-    """Its arms follow from the results of earlier ones."""
-    return design.sampler == "tpe"
+def is_adaptive(draws: Sampled | Tune) -> bool:
+    """What it draws follows from the results of what it drew before."""
+    return draws.sampler == "tpe"
 
 
 def _designs(study: Study) -> tuple[Design, ...]:

@@ -41,10 +41,11 @@ def status_table(record: StudyRecord, workers: Sequence[WorkerRow], troubles: Se
     table = Table(title=record.name, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("arm", *(state.value for state in (*_COLUMNS, *_BAD)), "to follow"):
         table.add_column(name, justify="left" if name == "arm" else "right")
+    found = _counts(record)
     for arm in record.arms:
-        counts = _counts(record, arm)
+        counts = found[arm.name]
         cells = [str(counts[state] or "") for state in (*_COLUMNS, *_BAD)]
-        table.add_row(Text(arm.name + (" *" if arm.baseline else "")), *cells, str(_to_follow(record, arm) or ""))
+        table.add_row(Text(arm.name + (" *" if arm.baseline else "")), *cells, str(_to_follow(arm, counts) or ""))
     lines = [Text(line) for line in _lines(record, troubles, Logs(logs))]
     crew = [Text(f"{worker.identity}: pid {worker.pid} on {worker.host}, {worker.leases} trials") for worker in workers]
     return Group(table, *([Text("")] if lines or crew else []), *lines, *crew)
@@ -52,14 +53,14 @@ def status_table(record: StudyRecord, workers: Sequence[WorkerRow], troubles: Se
 
 def status_json(record: StudyRecord, workers: Sequence[WorkerRow], troubles: Sequence[Trouble], logs: pathlib.Path) -> dict[str, Json]:
     """The same as one JSON document, with every attempt that ended before its time, forgiven ones too."""
-    read = Logs(logs)
+    read, found = Logs(logs), _counts(record)
     return {
         "study": record.name,
         "arms": [
             {
                 "name": arm.name,
-                "states": {state.value: count for state, count in sorted(_counts(record, arm).items())},
-                "to_follow": _to_follow(record, arm),
+                "states": {state.value: count for state, count in sorted(found[arm.name].items())},
+                "to_follow": _to_follow(arm, found[arm.name]),
             }
             for arm in record.arms
         ],
@@ -181,10 +182,14 @@ def _by_cause(troubles: Sequence[Trouble]) -> list[tuple[Cause, int]]:
     return Counter(trouble.cause for trouble in troubles).most_common()
 
 
-def _counts(record: StudyRecord, arm: ArmRecord) -> Counter[TrialState]:
-    return Counter(row.state for row in record.trials if row.arm == arm.name)
+def _counts(record: StudyRecord) -> dict[str, Counter[TrialState]]:
+    """Trials in each state, of each arm."""
+    counts = {arm.name: Counter[TrialState]() for arm in record.arms}
+    for row in record.trials:
+        counts.setdefault(row.arm, Counter())[row.state] += 1
+    return counts
 
 
-def _to_follow(record: StudyRecord, arm: ArmRecord) -> int:
+def _to_follow(arm: ArmRecord, counts: Counter[TrialState]) -> int:
     """Trials that wait for a selection or for an adaptive sampler."""
-    return arm.tune_trials + arm.replicates - sum(_counts(record, arm).values())
+    return arm.tune_trials + arm.replicates - counts.total()
