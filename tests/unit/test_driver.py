@@ -189,3 +189,68 @@ def test_a_study_that_is_asked_to_stop_stops(driver: Driver, ledger: Ledger) -> 
     assert complete(ledger) < TOTAL
     assert driver.run(lambda: Crew(ledger), on_start=lambda: None) is Ending.DONE
     assert complete(ledger) == TOTAL
+
+
+EDITED = Study(
+    name="s",
+    trainer=TRAINER.name,
+    base=CurvesConfig(),
+    arms=[Arm("a"), Arm("c", {"size": 300})],
+    nuisance={"learning_rate": LogUniform(1e-3, 1)},
+    protocol=STUDY.protocol,
+)
+
+
+class EditedMeanwhile(Crew):
+    """Workers of a study that somebody edits and launches again after a while."""
+
+    def __init__(self, ledger: Ledger, launch_again: Callable[[], None], *, after: int) -> None:
+        super().__init__(ledger)
+        self.launch_again, self.after = launch_again, after
+
+    def staff(self, waiting: int) -> None:
+        super().staff(waiting)
+        self.after -= 1
+        if self.after == 0:
+            self.launch_again()
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_launcher_of_an_older_study_file_hands_over_whether_it_is_told_or_plans(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, after: int, tells: bool
+) -> None:
+    monkeypatch.setattr("orchestrator.driver.TICK_S", 0.0)
+    monkeypatch.setattr("orchestrator.driver.NEWS_EVERY_S", 0.0)
+    shown = io.StringIO()
+    planner = Planner(STUDY, TRAINER, flatten(CurvesConfig()))
+    edited = Planner(EDITED, TRAINER, flatten(CurvesConfig()))
+
+    def driver_of(some: Planner, digest: str) -> Driver:
+        view = View(Console(file=shown), "s")
+        return Driver(some, ledger, view, lambda plan: spec_of(some.study, TRAINER, some.base, "", plan, {}), digest)
+
+    def launch_again() -> None:
+        later = driver_of(edited, "two")
+        later._replan()
+        if tells:
+            ledger.event("s", "launch", edition=later._edition)
+
+    first = driver_of(planner, "one")
+    assert first.run(lambda: EditedMeanwhile(ledger, launch_again, after=after), on_start=lambda: None) is Ending.SUPERSEDED
+    assert "this launcher hands its trials over" in shown.getvalue()
+    assert {row.arm for row in ledger.progress("s")} == {"a", "c"}
+    assert driver_of(edited, "two").run(lambda: Crew(ledger), on_start=lambda: None) is Ending.DONE
+    assert complete(ledger) == TOTAL
+
+
+def test_launchers_of_one_study_file_work_beside_each_other(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
+    monkeypatch.setattr("orchestrator.driver.NEWS_EVERY_S", 0.0)
+    planner = Planner(STUDY, TRAINER, flatten(CurvesConfig()))
+    view = View(Console(file=io.StringIO()), "s")
+    second = Driver(planner, ledger, view, lambda plan: spec_of(STUDY, TRAINER, planner.base, "", plan, {}))
+    crew = EditedMeanwhile(ledger, lambda: ended.append(second.run(lambda: Crew(ledger), on_start=lambda: None)), after=2)
+    ended: list[Ending] = []
+    assert driver.run(lambda: crew, on_start=lambda: None) is Ending.DONE
+    assert ended == [Ending.DONE]
+    assert complete(ledger) == TOTAL
