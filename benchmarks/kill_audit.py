@@ -36,6 +36,7 @@ from benchmarks.audit.tools import TOOLS, Tessera, Tool, chosen
 from benchmarks.audit.work import LEAST, SLEEP_S
 
 FILE = pathlib.Path(__file__).resolve().parent / "results" / "kill-audit-cpu.json"
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FIRST_PATIENCE_S = 600.0  # for the undisturbed run, whose length nobody knows yet
 EVERY = 0.15  # of the undisturbed run's time, from kill to kill, in the mean
 MOST_GIVEN_UP = 3  # rounds, after which a tool is not tried any more
@@ -45,8 +46,8 @@ SHOWN = 10  # names of trials at fault that are kept for each count
 def main() -> int:
     """Audits every tool, prints the table or the JSON; 1 if Tessera lost, doubled, left or changed anything."""
     options = _parser().parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(143))  # so that what was started is ended too
+    for number in ENDINGS:
+        signal.signal(number, _ended)
     root = pathlib.Path(tempfile.mkdtemp(prefix="ka-"))  # short: Ray's sockets are named by their path, of which a system takes 107 letters
     keep = False
     try:
@@ -62,6 +63,13 @@ def main() -> int:
         FILE.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(json.dumps(document, indent=1, ensure_ascii=False) if options.json else table.text(document))
     return int(keep)
+
+
+def _ended(number: int, _: object) -> None:
+    """Leaves by way of every `finally`, so that what was started is ended and unmounted; nothing interrupts that."""
+    for other in ENDINGS:
+        signal.signal(other, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _audited(options: argparse.Namespace, root: pathlib.Path) -> dict[str, Any]:
