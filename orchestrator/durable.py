@@ -57,6 +57,27 @@ def write_whole(
         _sync_folder(path.parent)
 
 
+def append_line(path: pathlib.Path, line: bytes) -> None:
+    """Adds a line to a file, on a line of its own whatever the file ends with; what cannot be written whole is taken back.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        content = (b"" if file.read(1) in (b"", b"\n") else b"\n") + line + b"\n"
+        try:
+            while content:  # a disk that fills up takes a part
+                content = content[os.write(file.fileno(), content) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(file.fileno(), end)
+            raise
+
+
 def sealed(row: Mapping[str, Json], *, indent: int | None = None) -> bytes:
     """A JSON object, with a check of its content as its last member.
 

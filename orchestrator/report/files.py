@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import hashlib
 import pathlib
-import tempfile
+from collections.abc import Iterable
 
+from orchestrator.durable import write_whole
+from orchestrator.errors import OrchestratorError
 from orchestrator.keys import Json, content_key
 from orchestrator.records import StudyRecord
 from orchestrator.report.content import content_of
@@ -14,11 +17,28 @@ from orchestrator.report.latex import latex
 from orchestrator.report.page import markdown, page
 from orchestrator.report.sheet import sheet
 
+_MARK = b"<!-- drawn from "
 _FIGURE_NAMES = ("effects", "frontier", "curves", "tuning", "tuning-*", "workers")
 
 
 def write_report(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
-    """Writes all files of a report into a folder and returns the path of `index.html`."""
+    """Writes all files of a report into a folder and returns the path of `index.html`.
+
+    Raises:
+        OrchestratorError: The folder cannot be written.
+    """
+    try:
+        return _write(record, folder)
+    except OSError as error:
+        raise OrchestratorError(
+            "the report cannot be written",
+            found=str(error),
+            expected="a folder that can be written, with room in it",
+            fix="make room, then ask for the `report` again: it is made from the ledger alone",
+        ) from error
+
+
+def _write(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
     content, drawn = content_of(record), figures(record)
     svgs = [_draw(figure, folder / "figures") for figure in drawn]
     for path in _stale(folder / "figures", drawn):
@@ -32,20 +52,37 @@ def write_report(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _draw(figure: Figure, folder: pathlib.Path) -> str:
-    """The figure's SVG. It names the specification that it was drawn from, so that what is on disk is not drawn again."""
-    svg_path, png_path, pdf_path = (folder / f"{figure.name}.{suffix}" for suffix in ("svg", "png", "pdf"))
-    mark = f"<!-- drawn from {_key(figure)} -->\n"
-    if png_path.is_file() and pdf_path.is_file() and svg_path.is_file():
-        svg = svg_path.read_text(encoding="utf-8")
-        if svg.endswith(mark):
-            return svg
+    """The figure's SVG. What is on disk is not drawn again, if it is sound and was drawn from the same specification."""
+    key, paths = _key(figure), _paths(figure, folder)
+    if (found := _sound(key, paths)) is not None:
+        return found
     from orchestrator.report.render import draw  # starting the renderer takes 0.6 s
 
     drawing = draw(figure)
-    _put(png_path, drawing.png)
-    _put(pdf_path, drawing.pdf)
-    _put(svg_path, (drawing.svg + mark).encode())  # last: it vouches for the other two
-    return drawing.svg + mark
+    drawn = drawing.svg.encode()
+    svg = drawn + _mark(key, drawn, drawing.png, drawing.pdf)
+    for path, content in zip(paths, (svg, drawing.png, drawing.pdf), strict=True):
+        _put(path, content)
+    return svg.decode()
+
+
+def _paths(figure: Figure, folder: pathlib.Path) -> list[pathlib.Path]:
+    return [folder / f"{figure.name}.{suffix}" for suffix in ("svg", "png", "pdf")]
+
+
+def _sound(key: str, paths: Iterable[pathlib.Path]) -> str | None:
+    """The SVG on disk, if it and the other two formats are as they were drawn from that key."""
+    with contextlib.suppress(OSError):
+        svg, png, pdf = (path.read_bytes() for path in paths)
+        drawn, _, _ = svg.rpartition(_MARK)
+        if svg == drawn + _mark(key, drawn, png, pdf):
+            return svg.decode()
+    return None
+
+
+def _mark(key: str, *files: bytes) -> bytes:
+    """The last line of an SVG: what it was drawn from, and a hash of it and of the other two formats."""
+    return _MARK + f"{key}, sha256 {hashlib.sha256(b'|'.join(files)).hexdigest()} -->\n".encode()
 
 
 def _key(figure: Figure) -> str:
@@ -64,15 +101,7 @@ def _stale(folder: pathlib.Path, drawn: tuple[Figure, ...]) -> list[pathlib.Path
 
 def _put(path: pathlib.Path, content: bytes) -> None:
     """Replaces the file in one step, unless it holds these bytes already."""
-    if path.is_file() and path.read_bytes() == content:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    write_whole(path, content, sync=False)  # after a power cut the next report puts it right

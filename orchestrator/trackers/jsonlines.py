@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import cast
 
+from orchestrator.durable import DamagedError, append_line, sealed, unsealed, write_whole
+from orchestrator.keys import Json
 from orchestrator.records import TrialRecord
 from orchestrator.trackers.base import StudyHeader
 from orchestrator.trackers.payload import Payload, finite, payload_of
@@ -16,8 +19,9 @@ from orchestrator.trackers.payload import Payload, finite, payload_of
 class JsonLinesTracker:
     """Keeps `trials.jsonl`, a line for each trial, and `study.json`, the header, in a folder.
 
-    A line holds `key`, `name`, `study`, `arm`, `tags`, `config`, `history` (an object for each rung), `summary` and
-    `exit_code`. NaN and infinities are null.
+    A line holds `key`, `name`, `study`, `arm`, `tags`, `config`, `history` (an object for each rung), `summary`,
+    `exit_code`, and `sha256` of all that. NaN and infinities are null. A damaged line costs itself: it is left out when the
+    file is opened again, with a warning.
     """
 
     def __init__(self, folder: pathlib.Path, *, warn: Callable[[str], None]) -> None:
@@ -25,7 +29,7 @@ class JsonLinesTracker:
         self._folder = folder
         self._warn = warn
         self._said: set[str] = set()
-        self._lines: dict[str, str] = {}
+        self._lines: dict[str, bytes] = {}
         self._study: StudyHeader | None = None
 
     @property
@@ -40,9 +44,12 @@ class JsonLinesTracker:
     def open(self, study: StudyHeader) -> None:
         self._study = study
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write(self._folder / "study.json", json.dumps(finite(dataclasses.asdict(study)), indent=1, ensure_ascii=False) + "\n")
-            self._lines = _read(self.path)
+            header = json.dumps(finite(dataclasses.asdict(study)), indent=1, ensure_ascii=False) + "\n"
+            write_whole(self._folder / "study.json", header.encode())
+            self._lines, damaged = _read(self.path)
+            if damaged:
+                self._say(f"{damaged} damaged lines are left out of {self.path}")
+                write_whole(self.path, _whole(self._lines))
         except OSError as error:
             self._say(f"cannot write {self._folder}: {error}")
 
@@ -53,15 +60,12 @@ class JsonLinesTracker:
         if self._lines.get(trial.key) == line:
             return True
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             if trial.key in self._lines:  # it was published, changed since, and keeps its place
-                _write(self.path, "".join(f"{row}\n" for row in {**self._lines, trial.key: line}.values()))
+                write_whole(self.path, _whole({**self._lines, trial.key: line}))
             else:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+                append_line(self.path, line)
         except OSError as error:
             self._say(f"cannot write {self.path}: {error}")
-            self._lines = _read(self.path)
             return False
         self._lines[trial.key] = line
         return True
@@ -75,7 +79,7 @@ class JsonLinesTracker:
             self._warn(text)
 
 
-def _line(payload: Payload) -> str:
+def _line(payload: Payload) -> bytes:
     row = {
         "key": payload.key,
         "name": payload.name,
@@ -87,25 +91,18 @@ def _line(payload: Payload) -> str:
         "summary": payload.summary,
         "exit_code": payload.exit_code,
     }
-    return json.dumps(finite(row), allow_nan=False, ensure_ascii=False)
+    return sealed(cast(Mapping[str, Json], finite(row)))
 
 
-def _read(path: pathlib.Path) -> dict[str, str]:
-    """Lines by key. A line that a killed process, or a full disk, left unfinished is cut off, and its trial written again."""
-    lines: dict[str, str] = {}
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for line in text.splitlines():
-        try:
-            lines[json.loads(line)["key"]] = line
-        except (ValueError, KeyError, TypeError):
-            continue
-    whole = "".join(f"{line}\n" for line in lines.values())
-    if whole != text:
-        _write(path, whole)
-    return lines
+def _read(path: pathlib.Path) -> tuple[dict[str, bytes], int]:
+    """Sound lines by key, and how many are damaged: cut by a killed process or a full disk, or changed on the disk."""
+    lines: dict[str, bytes] = {}
+    found = path.read_bytes().split(b"\n") if path.exists() else []
+    for line in found:
+        with contextlib.suppress(DamagedError, KeyError):
+            lines[unsealed(line)["key"]] = line
+    return lines, sum(1 for line in found if line) - len(lines)
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+def _whole(lines: Mapping[str, bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines.values())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 import pathlib
 import re
 import shutil
 from collections.abc import Sequence
 
+from orchestrator.durable import append_line, sealed, unsealed
 from orchestrator.trackers.payload import Payload
 
 _RUN_FOLDER = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(?P<id>[^-]+)(?:-\d+)?")
@@ -53,11 +53,9 @@ class Copies:
         self._path = folder / "published.jsonl"
         self._copies: dict[str, list[Copy]] = {}
         self._folders: dict[str, list[pathlib.Path]] = {}
-        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
-        if text and not text.endswith("\n"):  # a killed process left half a line: it must not spoil the next one
-            self._append("\n")
-        for line in text.splitlines():
-            if copy := _parsed(line):
+        content = self._path.read_bytes() if self._path.exists() else b""
+        for line in content.split(b"\n"):
+            if copy := _parsed(line):  # a damaged line is forgotten: its trial is published again, which does no harm
                 self._copies.setdefault(copy.key, []).append(copy)
         for path in sorted(folder.iterdir()):
             if path.is_dir() and (found := _RUN_FOLDER.fullmatch(path.name)):
@@ -74,12 +72,8 @@ class Copies:
             OSError: It cannot be written down.
         """
         copy = Copy(key=payload.key, digest=payload.digest, place=place, step=payload.last_step)
-        self._append(json.dumps(dataclasses.asdict(copy)) + "\n")
+        append_line(self._path, sealed(dataclasses.asdict(copy)))
         self._copies.setdefault(copy.key, []).append(copy)
-
-    def _append(self, text: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
 
     def folder(self, key: str, path: pathlib.Path) -> None:
         """Notes a new run folder of a trial."""
@@ -105,9 +99,9 @@ def _is_synced(path: pathlib.Path) -> bool:
     return any(path.glob("*.wandb.synced"))
 
 
-def _parsed(line: str) -> Copy | None:
+def _parsed(line: bytes) -> Copy | None:
     try:
-        row = json.loads(line)
+        row = unsealed(line)
         return Copy(key=str(row["key"]), digest=str(row["digest"]), place=Place(row["place"]), step=int(row["step"]))
     except (ValueError, KeyError, TypeError):
         return None

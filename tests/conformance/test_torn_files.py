@@ -20,10 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.contract import DataError, Lane, flatten
-from orchestrator.durable import DamagedError, read_row, write_row, write_whole
+from orchestrator.durable import DamagedError, read_row, unsealed, write_row, write_whole
 from orchestrator.executors.base import WorkerSpec
 from orchestrator.executors.store import UnitRecord, UnitStore
 from orchestrator.executors.watch import read_claim, read_exit, write_claim, write_exit
+from orchestrator.report import files
+from orchestrator.report.figures.chart import Figure
+from orchestrator.trackers import JsonLinesTracker, StudyHeader, jsonlines
+from orchestrator.trackers.payload import payload_of
+from orchestrator.trackers.published import Copies, Place
+from tests.studyrecords import study_record
 from trainers import aot, backend, checkpoint, curves, predictions, sealed
 from trainers.curves import CurvesConfig
 
@@ -101,6 +107,8 @@ def read_predictions(path: pathlib.Path) -> Any:
         return None
 
 
+STUDY = study_record(replicates=2, tune_trials=1, rungs=3)
+HEADER, TRIALS = StudyHeader.of(STUDY), STUDY.trials[:4]
 CURVE = Lane(key="lane", config=flatten(CurvesConfig()), seed=1, folder=pathlib.Path())
 
 
@@ -159,6 +167,39 @@ def read_result(path: pathlib.Path) -> Any:
         return None
 
 
+FIGURE = Figure(
+    name="effects",
+    title="Effects",
+    caption="",
+    alt="a point",
+    spec={"data": {"values": [{"x": 1}]}, "mark": "point", "encoding": {"x": {"field": "x"}}, "width": 20, "height": 20},
+)
+
+
+def write_figure(suffix: str) -> Callable[[pathlib.Path], pathlib.Path]:
+    def written(folder: pathlib.Path) -> pathlib.Path:
+        files._draw(FIGURE, folder)
+        return folder / f"effects.{suffix}"
+
+    return written
+
+
+def read_figure(path: pathlib.Path) -> Any:
+    """The figure as it gets into the page, unless it is to be drawn again."""
+    return files._sound(files._key(FIGURE), files._paths(FIGURE, path.parent))
+
+
+def read_report(path: pathlib.Path) -> Any:
+    """A file of text, after the next report."""
+    files._put(path, b"a report\n" * 20)
+    return path.read_bytes()
+
+
+def write_published(folder: pathlib.Path) -> pathlib.Path:
+    Copies(folder).add(payload_of(HEADER, TRIALS[0]), Place.ONLINE)
+    return folder / "published.jsonl"
+
+
 KINDS = (
     Kind(name="checkpoint", write=write_checkpoints, read=read_checkpoint, instead=(what(1),)),
     Kind(
@@ -175,6 +216,9 @@ KINDS = (
     Kind(name="claim", write=write_one(write_claim), read=read_claim),
     Kind(name="result", write=write_one(lambda path: write_row(path, {"nll": 0.25, "of": "E³"})), read=read_result),
     Kind(name="compiled program", write=write_entry, read=read_entry),
+    *(Kind(name=f"figure as {suffix}", write=write_figure(suffix), read=read_figure) for suffix in ("svg", "png", "pdf")),
+    Kind(name="report", write=write_one(read_report), read=read_report, instead=()),
+    Kind(name="what W&B has", write=write_published, read=lambda path: tuple(Copies(path.parent).of(TRIALS[0].key)), instead=((),)),
     Kind(name="traced program", write=write_program, read=lambda path: aot._read(path, "key")),
 )
 
@@ -187,6 +231,7 @@ class Fixture:
     path: pathlib.Path
     files: dict[pathlib.Path, bytes]
     truth: Any
+    stamps: dict[pathlib.Path, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
 
     @property
     def whole(self) -> bytes:
@@ -200,12 +245,18 @@ class Fixture:
         assert found == self.truth or found in self.kind.instead, f"{self.kind}: {found!r}"
 
     def restore(self) -> None:
-        """Puts every file back."""
-        for path in self.path.parent.iterdir():
-            if path.is_file() and path not in self.files:
-                path.unlink()
-        for path, content in self.files.items():
-            path.write_bytes(content)
+        """Puts every file back that is not as it was: most readers touch none."""
+        here = {path: stamp(path) for path in self.path.parent.iterdir() if path.is_file()}
+        for path in here.keys() - self.files.keys():
+            path.unlink()
+        for path in [path for path in self.files if path != self.path and here.get(path) != self.stamps.get(path)]:
+            path.write_bytes(self.files[path])
+            self.stamps[path] = stamp(path)
+
+
+def stamp(path: pathlib.Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @pytest.fixture(params=KINDS, ids=str)
@@ -239,3 +290,46 @@ def test_bytes_changed_anywhere_cost_no_wrong_result(written: Fixture, data: st.
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
     written.check(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]) if data.draw(st.booleans()) else bytes(damaged))
+
+
+def publish(folder: pathlib.Path, *numbers: int) -> list[str]:
+    """From a process that starts anew; what it warns of."""
+    warnings: list[str] = []
+    tracker = JsonLinesTracker(folder, warn=warnings.append)
+    tracker.open(HEADER)
+    for number in numbers:
+        assert tracker.publish(TRIALS[number])
+    return warnings
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The file of three trials, a line each."""
+    folder = tmp_path_factory.mktemp("lines")
+    assert publish(folder, 0, 1, 2) == []
+    return (folder / "trials.jsonl").read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_line_costs_that_line_only_and_never_the_next_one(tmp_path: pathlib.Path, lines: list[bytes], damage: str) -> None:
+    whole, path = b"".join(lines), tmp_path / "trials.jsonl"
+    truth = [unsealed(line) for line in lines]
+    ends = [sum(map(len, lines[: number + 1])) for number in range(3)]
+    for place in range(max(0, len(whole) - TAIL), len(whole)):
+        damaged = whole[:place] if damage == "cut" else whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        path.write_bytes(damaged)
+        # Of a line that is cut, all but its end may be there; a line whose end is flipped runs into the next one.
+        hurt = (
+            [place < end for end in ends]
+            if damage == "cut"
+            else [end - len(line) - 1 <= place < end for end, line in zip(ends, lines, strict=True)]
+        )
+        sound = [unsealed(line) for line, is_hurt in zip(lines, hurt, strict=True) if not is_hurt]
+        found = list(jsonlines._read(path)[0].values())
+        assert [row for row in map(unsealed, found) if row in sound] == sound
+        assert all(row in truth for row in map(unsealed, found))
+        if place % 50 == 0:  # as a whole, which waits for the disk
+            publish(tmp_path, 3)
+            kept = path.read_bytes().splitlines()
+            assert kept[:-1] == found
+            assert unsealed(kept[-1])["key"] == TRIALS[3].key

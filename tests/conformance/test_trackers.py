@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Callable, Generator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.durable import unsealed
 from orchestrator.records import Phase, Rung, TrialRecord, TrialState
 from orchestrator.trackers import JsonLinesTracker, StudyHeader, Tracker, WandbMode, WandbTracker
 from orchestrator.trackers.wandb_file import read_run
@@ -64,7 +64,7 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_lines(path: pathlib.Path) -> dict[str, Copy]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    rows = [unsealed(line) for line in path.read_bytes().splitlines()] if path.exists() else []
     assert len({row["key"] for row in rows}) == len(rows), "a trial has two lines"
     return {row.pop("key"): Copy(tags=set(row.pop("tags")), **row) for row in rows}
 

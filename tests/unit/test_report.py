@@ -20,11 +20,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.records import ObjectiveRecord, Phase, StudyRecord, TrialRecord, TrialState
 from orchestrator.report import summary_json, terminal_table, write
 from orchestrator.report.answer import answer
 from orchestrator.report.figures import figures
 from orchestrator.report.running import running
+from tests import disks
 from tests.studyrecords import ABLATION, OBJECTIVES, FakeArm, study_record, with_metrics, with_runs, without_result
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "report"
@@ -280,16 +282,28 @@ def test_a_figure_that_no_longer_holds_is_taken_away(tmp_path: pathlib.Path) -> 
     assert sorted({path.stem for path in (tmp_path / "figures").iterdir()}) == ["curves", "effects", "frontier", "mine"]
 
 
-def test_a_figure_lost_or_damaged_by_half_is_drawn_again(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("damage", [pathlib.Path.unlink, disks.tear, disks.flip])
+def test_a_report_that_lost_a_byte_is_whole_again_and_its_other_files_are_not_touched(
+    tmp_path: pathlib.Path, damage: Callable[[pathlib.Path], None]
+) -> None:
     record = study_record(tune_trials=0, rungs=2)
     write(record, tmp_path)
-    lost, damaged = tmp_path / "figures" / "curves.pdf", tmp_path / "figures" / "effects.svg"
-    kept, whole = lost.read_bytes(), damaged.read_text("utf-8")
-    lost.unlink()
-    damaged.write_text(whole[:100], "utf-8")
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    whole = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    for path in files[::2]:
+        damage(path)
     write(record, tmp_path)
-    assert lost.read_bytes() == kept
-    assert damaged.read_text("utf-8") == whole
+    assert [path for path, (content, _) in whole.items() if path.read_bytes() != content] == []
+    assert [path for path in files[1::2] if path.stat().st_mtime_ns != whole[path][1]] == []
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
+
+
+def test_a_report_on_a_full_disk_says_so_and_keeps_the_one_before(tmp_path: pathlib.Path) -> None:
+    write(study_record(tune_trials=0, rungs=2), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with disks.full(after_bytes=100), pytest.raises(OrchestratorError, match=r"(?s)^the report cannot be written.*File too large"):
+        write(study_record(tune_trials=0, rungs=3), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("case", "folder"), [("whole", "whole"), ("gaps", "gaps"), ("with runs", "runs")])
