@@ -117,15 +117,17 @@ class Crew:
         for unit in units.values():
             if unit.identity not in self._ended and not unit.status.is_active:
                 self._see_end(unit)
-        dead: dict[int, Cause] = {}
+        dead, strangers = dict[int, Cause](), list[WorkerRow]()
         for worker in self._ledger.live_workers(self._options.study):
             unit = units.get((worker.identity, worker.host, worker.pid))
             if unit is not None and unit.identity not in self._ended:
                 self._listen(worker, unit)
             elif unit is not None:
                 self._bury(worker, self._ended[unit.identity], unit.exit_code, dead)
-            elif self._is_orphan(worker):
-                self._bury(worker, of_death(None, is_own=False, was_asked=False, ran_out_of_memory=False), None, dead)
+            elif worker.host == socket.gethostname() and not is_running(worker.pid, worker.started):
+                strangers.append(worker)
+        for worker in self._orphans(strangers):
+            self._bury(worker, of_death(None, is_own=False, was_asked=False, ran_out_of_memory=False), None, dead)
         lost = self._ledger.release_dead(self._options.study, dead) if dead else []
         if time.monotonic() - self._expired_at > EXPIRE_EVERY_S:
             self._expired_at = time.monotonic()
@@ -163,12 +165,12 @@ class Crew:
             self.deaths += 1
             self._say(f"{unit.identity}: {death.how}; its log is {unit.log}")
 
-    def _is_orphan(self, worker: WorkerRow) -> bool:
-        """A worker of this machine that runs no more, and whose launcher does not either: one that does says itself what it died of."""
-        if worker.host != socket.gethostname() or is_running(worker.pid, worker.started):
-            return False
-        records = UnitStore(self._options.folder / "workers").read()
-        return not any(record.spec.identity == worker.identity and record.is_held for record in records)
+    def _orphans(self, dead: Sequence[WorkerRow]) -> Sequence[WorkerRow]:
+        """Of dead workers that are not this launcher's, those whose launcher is dead too: one that lives says itself what they died of."""
+        if not dead:
+            return ()
+        held = {record.spec.identity for record in UnitStore(self._options.folder / "workers").read() if record.is_held}
+        return [worker for worker in dead if worker.identity not in held]
 
     def _bury(self, worker: WorkerRow, death: Death, code: int | None, dead: dict[int, Cause]) -> None:
         self._ledger.worker_ended(worker.id, exit_code=code, reason=death.how)
