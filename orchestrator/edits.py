@@ -29,19 +29,20 @@ def edits_told(file: pathlib.Path, content: str, say: Callable[[str], None], *, 
         file: Of the study.
         content: What `content_of` gave when it was read.
         say: Takes a line.
-        every_s: Seconds between two looks at its time of change; it is read when that moved.
+        every_s: Seconds between two looks at its time of change. It is read when that has moved, and not since the last look:
+            then whoever writes it is done.
     """
     over = threading.Event()
 
     def look() -> None:
-        seen = None
-        while True:
-            stamp = _stamp(file)
-            if stamp is not None and stamp != seen and content_of(file) not in ("", content):
+        seen = read = None
+        while not over.wait(every_s):
+            before, seen = seen, _stamp(file)
+            if seen is None or seen != before or seen == read:
+                continue
+            read = seen
+            if content_of(file) not in ("", content):
                 say(EDITED)
-                return
-            seen = stamp
-            if over.wait(every_s):
                 return
 
     thread = threading.Thread(target=look, name="edits", daemon=True)

@@ -92,19 +92,19 @@ def test_a_launcher_after_one_that_was_killed_is_alone(slow) -> None:
     assert (last.code, JOINS in last.err) == (0, False), last.err
 
 
-def test_of_two_publishers_one_copies_each_trial(pair) -> None:
-    """Which of the two it is may change, when the other's launcher has ended."""
-    pair[0].write(arms=('Arm("plain", baseline=True)', 'Arm("wide", {"family": "wide"})'), trials=2, replicates=2)
-    processes = [launches.start("--workers", "1", "--wandb", "offline") for launches in pair]
+def test_of_two_publishers_one_copies_each_trial(launches) -> None:
+    """Both would write into one folder. Which of the two it is may change, when the other's launcher has ended."""
+    launches.write(arms=('Arm("plain", baseline=True)', 'Arm("wide", {"family": "wide"})'), trials=2, replicates=2)
+    processes = [launches.start("--workers", "1", "--wandb", "offline") for _ in range(2)]
     codes, errors = zip(*map(ended, processes), strict=True)
     assert codes == (0, 0), errors
-    files = {path for launches in pair for path in (launches.out / "families" / "wandb").glob("offline-run-*/*.wandb")}
+    files = (launches.out / "families" / "wandb").glob("offline-run-*/*.wandb")
     copies = collections.Counter(read_run(path).run["id"] for path in files)
-    assert copies == pair[0].completions()
+    assert copies == launches.completions()
     assert len(copies) == 8
-    with pair[0].ledger() as ledger:
+    with launches.ledger() as ledger:
         assert not ledger.unpublished("families", "wandb-offline")
-    none_left(pair)
+    none_left([launches])
 
 
 @pytest.mark.postgres
