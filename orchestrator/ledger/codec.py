@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from orchestrator.keys import Json, Value
@@ -22,6 +22,39 @@ class Decoded(dict[str, T]):
     def __missing__(self, text: str) -> T:
         value = self[text] = self._decode(text)
         return value
+
+
+class LazyConfig(Mapping[str, Value]):
+    """A flat config that is read from its JSON text when it is first looked at: most of a study's are not.
+
+    >>> config = LazyConfig('{"a":[1]}')
+    >>> config == {"a": (1,)}, dict(config)
+    (True, {'a': (1,)})
+    """
+
+    __slots__ = ("_flat", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._flat: dict[str, Value] | None = None
+
+    @property
+    def _read(self) -> dict[str, Value]:
+        if self._flat is None:
+            self._flat = to_config(self._text)
+        return self._flat
+
+    def __getitem__(self, key: str) -> Value:
+        return self._read[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    def __repr__(self) -> str:
+        return repr(self._read)
 
 
 def to_config(text: str) -> dict[str, Value]:

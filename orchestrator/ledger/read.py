@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 
 import sqlalchemy as sa
 
 from orchestrator.keys import Json
-from orchestrator.ledger.codec import Decoded, moment, to_config, to_json, to_numbers, to_strings
+from orchestrator.ledger.codec import Decoded, LazyConfig, moment, to_config, to_json, to_numbers, to_strings
 from orchestrator.ledger.database import chunks
 from orchestrator.ledger.rows import ArtifactRow, Member, ProgressRow
 from orchestrator.ledger.schema import artifacts, attempts, cells, is_short, measurements, memberships, now, studies, trials
@@ -183,7 +184,7 @@ def trial_records(
     curves = _curves(connection, study, few, with_rungs=with_rungs)
     held = _held(connection, study, few)
     queries = [query] if few is None else [query.where(trials.c.key.in_(some)) for some in few]
-    configs, points, costs, origins = Decoded(to_config), Decoded(to_config), Decoded(to_numbers), Decoded(to_strings)
+    configs, points, costs, origins = Decoded(LazyConfig), Decoded(to_config), Decoded(to_numbers), Decoded(to_strings)
     records: list[TrialRecord] = []
     for row in (row for query in queries for row in connection.execute(query, {"study": study})):
         key, cell, arm, phase, number, seed, point, state_, reason, signature, step, fence, config, cost, ended_at, provenance = row
@@ -193,8 +194,8 @@ def trial_records(
         records.append(
             TrialRecord(
                 key=key,
-                cell=cell,
-                arm=arm,
+                cell=sys.intern(cell),
+                arm=sys.intern(arm),
                 phase=Phase(phase),
                 index=number,
                 seed=seed,
@@ -202,7 +203,7 @@ def trial_records(
                 point=points[point],
                 state=state,
                 reason=reason if state.is_terminal and state is not TrialState.COMPLETE else "",
-                signature=signature,
+                signature=sys.intern(signature),
                 cost=costs[cost],
                 metrics={**costs[cost], **final} if state is TrialState.COMPLETE else {},
                 rungs=tuple(Rung(step=step, metrics=metrics) for step, metrics in curve.items()) if with_rungs else (),
@@ -231,7 +232,8 @@ def _curves(connection: sa.Connection, study: str, few: list[list[str]] | None, 
     curves: dict[str, Curve] = {}
     for some in queries:
         for trial, step, name, value in connection.execute(some, {"study": study}):
-            curves.setdefault(trial, {}).setdefault(step, {})[name] = math.nan if value is None else value
+            # Metrics have few names, and each row would bring a copy of one.
+            curves.setdefault(trial, {}).setdefault(step, {})[sys.intern(name)] = math.nan if value is None else value
     return curves
 
 
