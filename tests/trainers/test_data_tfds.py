@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.contract import DataError
+from tests import disks
 from trainers.config import DataConfig
-from trainers.data import data_problem, load, prepare, readable
+from trainers.data import data_problem, load, mapped, prepare, readable
 from trainers.data.catalog import KNOWN, lookup
 from trainers.data.reading import Reader
 from trainers.data.resize import resize
@@ -134,7 +136,7 @@ def test_images_mapped_from_a_file_are_those_read_into_memory(tiny: pathlib.Path
     expected = load(config)
     monkeypatch.setattr(readable, "LIMIT_BYTES", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", _raise_full)  # the images are written, and then the disk is full
+        patch.setattr(mapped, "write_whole", _raise_full)  # the images are written, and then the disk is full
         with pytest.raises(DataError, match=f"cannot be kept in {tiny / 'mapped'}"):
             load(config)
     for _ in range(2):
@@ -145,6 +147,36 @@ def test_images_mapped_from_a_file_are_those_read_into_memory(tiny: pathlib.Path
             np.testing.assert_array_equal(split.images, expected[name].images)
             np.testing.assert_array_equal(split.labels, expected[name].labels)
         monkeypatch.setattr(Reader, "read_into", _raise_full)  # the second time they are only mapped
+
+
+@pytest.fixture
+def own_tiny(root: pathlib.Path, tiny_root: pathlib.Path) -> pathlib.Path:
+    """A copy that may be damaged."""
+    shutil.copytree(tiny_root / "tiny_shapes", root / "tiny_shapes")
+    return root
+
+
+@pytest.mark.parametrize("damage", [disks.tear, disks.flip, lambda path: disks.flip(path, 20), pathlib.Path.unlink])
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_mapped_split_that_lost_bytes_is_written_again(
+    own_tiny: pathlib.Path, monkeypatch: pytest.MonkeyPatch, kind: str, damage: Callable[[pathlib.Path], None]
+) -> None:
+    expected = load(TINY)
+    monkeypatch.setattr(readable, "LIMIT_BYTES", 0)
+    load(TINY)
+    for path in (own_tiny / "mapped").glob(f"*-{kind}.[ns]*"):  # not the lock
+        if damage is not disks.flip or kind == "labels":  # a pixel is not looked at
+            damage(path)
+    for name, split in load(TINY).items():
+        np.testing.assert_array_equal(split.images, expected[name].images)
+        np.testing.assert_array_equal(split.labels, expected[name].labels)
+
+
+def test_a_damaged_description_is_named(own_tiny: pathlib.Path) -> None:
+    [features] = own_tiny.rglob("features.json")
+    features.write_text(features.read_text().replace("class_label_feature", "class_lacel_feature"))
+    with pytest.raises(DataError, match=rf"the description of dataset {features.parent} cannot be read"):
+        load(TINY)
 
 
 def _raise_full(*arguments: Any) -> None:

@@ -30,7 +30,14 @@ class Reader:
         with warnings.catch_warnings():
             # TFDS 4.9 asks protobuf 6 for the deprecated `label` of a field.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._builder = tfds.builder_from_directory(str(prepared.folder))
+            try:
+                self._builder = tfds.builder_from_directory(str(prepared.folder))
+            except Exception as error:  # of protobuf, JSON, or what a name in them leads to
+                raise DataError(
+                    f"the description of dataset {prepared.folder} cannot be read",
+                    found=str(error).partition("\n")[0],
+                    fix="delete that folder and prepare the dataset again",
+                ) from error
 
     def read(self, split: str, *, at_most: int = 0) -> tuple[Images, Labels]:
         """Images [image, row, column, channel] and labels [image] of a TFDS split, or of its first `at_most` examples.
