@@ -1,6 +1,9 @@
 """Ledgers to test on: small plans, a private PostgreSQL server, and processes that lease, finish and are killed.
 
-python -m tests.ledgers WHAT LEDGER STUDY IDENTITY   # WHAT: `work` leases and finishes until nothing waits, `open` only opens
+python -m tests.ledgers WHAT LEDGER STUDY IDENTITY
+
+WHAT: `open` only opens; `work` leases and finishes until nothing waits; `crowd` is IDENTITY processes that do; `hold` leases one
+trial for half a second, waits for a line, and then tries everything with it; `stop` stops itself within a transaction.
 """
 
 from __future__ import annotations
@@ -11,17 +14,23 @@ import itertools
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine.default import DefaultDialect
 
-from orchestrator.ledger import CellRow, Entry, Leased, Ledger, MemberRow, PlanRows, TrialRow
+from orchestrator.ledger import CellRow, Entry, Leased, Ledger, MemberRow, Patience, PlanRows, TrialRow, opening
+from orchestrator.ledger.opening import parse
+from orchestrator.ledger.schema import metadata
 from orchestrator.records import Phase, TrialState
 
+ROOT = pathlib.Path(__file__).parents[1]
 STUDY = "study"
 LEASE_S = 600.0
 
@@ -180,20 +189,102 @@ def _postgresql_programs() -> pathlib.Path:
 def start(what: str, ledger: str | pathlib.Path, identity: str = "p", *, study: str = STUDY) -> subprocess.Popen[str]:
     """A process of this file's."""
     command = [sys.executable, "-m", "tests.ledgers", what, str(ledger), study, identity]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[1])
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[1]
+    )
+
+
+def dump(url: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table, without moments and without the numbers that workers and events are given."""
+    engine = sa.create_engine(parse(url))
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    with engine.connect() as connection:
+        for table in metadata.sorted_tables:
+            columns = [column for column in table.columns if not column.name.endswith("at") and column.name != "id"]
+            found[table.name] = sorted((tuple(row) for row in connection.execute(sa.select(*columns))), key=repr)
+    engine.dispose()
+    return found
+
+
+def _say(*words: object) -> None:
+    """One line, in one piece: others may say something too."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
 def _work(ledger: Ledger, study: str, identity: str) -> None:
-    worker = register(ledger, identity, study=study)
+    worker = register(ledger, f"{identity} {os.getpid()}", study=study)
     while leases := ledger.lease(study, worker, 4, lease_s=LEASE_S):
         for step in (1, 2):
             ledger.record(worker, [rung(lease, step, val_nll=1.0 / step) for lease in leases])
         finish(ledger, worker, leases)
-        print(*(lease.key for lease in leases), flush=True)
+        _say(*(lease.key for lease in leases))
+
+
+def _hold(ledger: Ledger, study: str, identity: str) -> None:
+    """Says what became of every call that it makes about a trial after it was told to go on."""
+    worker = register(ledger, identity, study=study)
+    (lease,) = ledger.lease(study, worker, 1, lease_s=0.5)
+    _say(lease.key)
+    sys.stdin.readline()
+    key = lease.key
+    _say(
+        ledger.renew(worker, LEASE_S),
+        ledger.record(worker, [rung(lease, 7, val_nll=7.0)])[key],
+        ledger.record(worker, [rung(lease, 8, TrialState.COMPLETE, val_nll=8.0)])[key],
+        ledger.fail(worker, key, lease.fence, "it raised"),
+        ledger.park(worker, [key]),
+        ledger.release(worker, state=TrialState.PREEMPTED, reason="told to"),
+    )
+
+
+def _stop(ledger: Ledger, study: str, identity: str) -> None:
+    """Stops itself when it has written a rung and not committed; says whether the rung was written when it goes on."""
+    worker = register(ledger, identity, study=study)
+    (lease,) = ledger.lease(study, worker, 1, lease_s=0.5)
+    commit = DefaultDialect.do_commit
+
+    def stopped(dialect: DefaultDialect, connection: Any) -> None:
+        DefaultDialect.do_commit = commit
+        _say(lease.key)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        commit(dialect, connection)
+
+    DefaultDialect.do_commit = stopped
+    _say(ledger.record(worker, [rung(lease, 7, TrialState.COMPLETE, val_nll=7.0)])[lease.key])
+
+
+DOES: Mapping[str, Callable[[Ledger, str, str], None]] = {
+    "work": _work,
+    "crowd": _work,
+    "hold": _hold,
+    "stop": _stop,
+    "open": lambda *_: None,
+}
+
+
+def _main(what: str, url: str, study: str, identity: str) -> None:
+    if what == "stop":
+        opening.IDLE_S = 1
+    with Ledger.open(url, patience=Patience(for_s=300)) as ledger:
+        _say("open")
+        DOES[what](ledger, study, identity)
+
+
+def _fork(arguments: Sequence[str]) -> int:
+    """A process of this program; its number."""
+    if pid := os.fork():
+        return pid
+    try:
+        _main(*arguments)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
 
 
 if __name__ == "__main__":
-    with Ledger.open(sys.argv[2]) as opened:
-        print("open", flush=True)
-        if sys.argv[1] == "work":
-            _work(opened, sys.argv[3], sys.argv[4])
+    if sys.argv[1] == "crowd":  # forked before anything is opened, so that Python is imported once for all of them
+        crowd = [_fork(sys.argv[1:]) for _ in range(int(sys.argv[4]))]
+        sys.exit(max([os.waitpid(pid, 0)[1] for pid in crowd]) > 0)
+    _main(*sys.argv[1:])

@@ -16,7 +16,7 @@ from orchestrator.contract import Probe
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import BOUNDS, Ledger, LedgerUnavailableError, MemberRow, TrialRow, TrialRows
 from orchestrator.records import Cause, Phase, TrialState
-from tests.ledgers import LEASE_S, STUDY, finish, plan, register, rung, start, states
+from tests.ledgers import LEASE_S, STUDY, finish, plan, register, rung, states
 
 ONCE, TWICE = ({**BOUNDS, Cause.RAISED: n} for n in (1, 2))
 
@@ -202,20 +202,6 @@ def test_probes_are_kept_for_every_study(ledger: Ledger) -> None:
 
 
 # Several processes
-
-
-def test_processes_that_lease_at_once_share_no_trial(url: str) -> None:
-    with Ledger.open(url) as ledger:
-        ledger.insert_plan(plan(400, arms=("a", "b"), signatures=("x", "y", "z")))
-        processes = [start("work", url, f"p{number}") for number in range(8)]
-        done: list[str] = []
-        for process in processes:
-            said, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-            done += said.split()[1:]
-        assert len(done) == len(set(done)) == 400
-        assert set(states(ledger).values()) == {TrialState.COMPLETE}
-        assert {record.attempts for record in ledger.trial_records(STUDY, with_rungs=False)} == {1}
 
 
 def test_a_heartbeat_in_a_thread_does_not_disturb_recording(ledger: Ledger) -> None:
