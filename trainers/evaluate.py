@@ -29,10 +29,12 @@ class EvalSplit:
     Attributes:
         batches: Stored images, each [image, row, column, channel], wrapped around at the end.
         labels: Classes, [image], not wrapped.
+        is_scored: Its labels are those of the model's classes; else only what is said of its images counts.
     """
 
     batches: Sequence[jax.Array]
     labels: jax.Array
+    is_scored: bool = True
 
     @classmethod
     def cut(cls, split: Split, batch: int, *, is_fed: bool = False) -> EvalSplit:

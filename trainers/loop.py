@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from orchestrator.contract import Host, Lane, Report, Verdict, build
-from trainers import backend, predictions
+from trainers import backend, beyond, predictions
 from trainers.account import Account
 from trainers.checkpoint import Checkpoint, Saver
 from trainers.choosing import choose
@@ -203,6 +203,13 @@ class _Loop:
                 if found.log_probabilities is not None:
                     said[place][f"{split}/{predictions.LOG_PROBABILITIES}"] = found.log_probabilities
                     said[place][f"{split}/{predictions.LABELS}"] = self._pack.labels(split)
+        found = beyond.measured(self._pack, {place: arrived[place].lane.config for place in final}, said)
+        artifacts: dict[int, dict[str, str]] = {place: {} for place in arrived}
+        for place in final:
+            lane, one = arrived[place].lane, found[place]
+            metrics[place] |= one.metrics
+            artifacts[place]["predictions"] = predictions.save(lane.folder, lane.key, said[place] | one.said)
+            artifacts[place]["description"] = beyond.save(lane.folder, lane.key, one.described)
         how = {"device": self._here, "strategy": self._pack.packing.strategy.value, "width": str(self._pack.width)}
         return [
             Report(
@@ -211,7 +218,7 @@ class _Loop:
                 metrics=metrics[place],
                 final=seat.is_final,
                 provenance=how,
-                artifacts={"predictions": predictions.save(seat.lane.folder, seat.lane.key, said[place])} if seat.is_final else {},
+                artifacts=artifacts[place],
             )
             for place, seat in arrived.items()
         ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from orchestrator.contract import FlatConfig, build
 from trainers.config import VisionConfig
+from trainers.evaluate import EvalSplit
 from trainers.feed import Ahead, Feed
 from trainers.packing import Packing, Strategy
 from trainers.predictions import log_probabilities
@@ -46,6 +47,11 @@ class Pack(abc.ABC):
         return self.width * self.programs.state_bytes + self.programs.temporary_bytes
 
     @property
+    def measured(self) -> Mapping[str, EvalSplit]:
+        """The splits that are measured on, by name."""
+        return self._data.measured
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that can be measured."""
         return tuple(self._data.measured)
@@ -70,10 +76,16 @@ class Pack(abc.ABC):
 
     def measure(self, split: str, places: Sequence[int], *, keep: Collection[int] = ()) -> dict[int, Measured]:
         """What the lanes in these places score on a split, and in the places of `keep` also what they say of each image."""
-        data = self._data.measured[split]
+        return self.measure_on(self._data.measured[split], split, places, keep=keep)
+
+    def measure_on(self, data: EvalSplit, split: str, places: Sequence[int], *, keep: Collection[int] = ()) -> dict[int, Measured]:
+        """Likewise on other images, as many as in a split that is measured, under that name; without labels they are not scored.
+
+        Batches are of the size of the others, so nothing is compiled for them.
+        """
         found: dict[int, Measured] = {}
         for logits, rows in self._predicted(data.batches, places):
-            values = jax.device_get(self.programs.metrics[len(data.labels)](logits, data.labels))
+            values = jax.device_get(self.programs.metrics[len(data.labels)](logits, data.labels)) if data.is_scored else {}
             kept = {place: row for place, row in rows.items() if place in keep}
             said = [np.asarray(batch) for batch in logits] if kept else []
             for place, row in rows.items():

@@ -9,7 +9,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 
 from orchestrator.contract import FlatConfig, Host, Probe, Problem, build
-from trainers import constraints, flops
+from trainers import constraints, evaluations, flops
 from trainers.config import VisionConfig
 
 WIDTH = 4  # lanes of a pack: on a CPU they take turns, so more would only make the last pack of a study longer
@@ -25,7 +25,8 @@ class Vision:
     config_class = VisionConfig
 
     def problems(self, config: FlatConfig) -> Sequence[Problem]:
-        return constraints.problems(build(VisionConfig, config))
+        built = build(VisionConfig, config)
+        return [*constraints.problems(built), *evaluations.problems(built)]
 
     def cost(self, config: FlatConfig) -> Mapping[str, float]:
         return flops.cost(build(VisionConfig, config))
@@ -37,14 +38,17 @@ class Vision:
         return WIDTH
 
     def data_problem(self, config: FlatConfig) -> Problem | None:
-        from trainers.data import data_problem
+        from trainers.data import beside, data_problem
 
-        return data_problem(build(VisionConfig, config).data)
+        built = build(VisionConfig, config)
+        return data_problem(built.data) or beside.problem(built.data, built.eval)
 
     def prepare(self, config: FlatConfig) -> None:
-        from trainers.data import prepare
+        from trainers.data import beside, prepare
 
-        prepare(build(VisionConfig, config).data)
+        built = build(VisionConfig, config)
+        prepare(built.data)
+        beside.prepare_beside(built.eval)
 
     def probe(self, config: FlatConfig) -> Sequence[Probe]:
         from trainers.choosing import probe

@@ -180,7 +180,7 @@ def test_a_final_report_finds_its_predictions_on_disk_and_says_their_metrics(tmp
     seen: dict[str, Mapping[str, np.ndarray]] = {}
 
     def answer(report: Report) -> Verdict:
-        assert set(report.artifacts) == ({"predictions"} if report.final else set())
+        assert set(report.artifacts) == ({"predictions", "description"} if report.final else set())
         if report.final:
             seen[report.key] = predictions.load(one.folder / report.artifacts["predictions"], report.key)
         return answer_finished(report)

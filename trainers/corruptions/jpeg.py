@@ -9,6 +9,7 @@ import numpy as np
 from trainers.corruptions.filters import along_both_sides
 
 BLOCK = 8
+HALF_SLACK = 1e-4
 # Annex K of the standard, row by row: of brightness, and of colour.
 LUMINANCE = (
     "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
@@ -56,7 +57,8 @@ def _coded(plane: jax.Array, table: jax.Array) -> jax.Array:
     cosines = jnp.asarray(_cosines(), jnp.float32)
     highest = jax.lax.Precision.HIGHEST
     waves = jnp.einsum("uy,aybx,vx->aubv", cosines, blocks - 128, cosines, precision=highest)
-    kept = jnp.round(waves / table[:, None]) * table[:, None]
+    # Halves away from zero, as in libjpeg; what rounding left just below a half is one.
+    kept = jnp.sign(waves) * jnp.floor(jnp.abs(waves) / table[:, None] + 0.5 + HALF_SLACK) * table[:, None]
     back = jnp.einsum("uy,aubv,vx->aybx", cosines, kept, cosines, precision=highest)
     return jnp.clip(jnp.round(back + 128), 0, 255).reshape(padded.shape)[:rows, :columns]
 

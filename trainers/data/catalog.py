@@ -39,6 +39,15 @@ class Dataset:
         named = {"train": self.train, "val": self.val, "test": self.test}
         return named if self.corrupted is None else {**named, "corrupted": self.corrupted}
 
+    def before_test(self) -> str:
+        """TFDS split of everything that may be learned from: training images, and validation ones cut from the same split.
+
+        >>> lookup("cifar100").before_test(), lookup("dtd").before_test()
+        ('train[:98%]+train[98%:]', 'train')
+        """
+        same = self.val.partition("[")[0] == self.train.partition("[")[0]
+        return f"{self.train}+{self.val}" if same else self.train
+
     def names_in_tfds(self) -> tuple[str, ...]:
         """The TFDS splits that those are slices of, each once.
 
@@ -80,6 +89,14 @@ KNOWN = (
     Dataset(name="mnist", classes=10, channels=1),
     Dataset(name="fashion_mnist", classes=10, channels=1),
     Dataset(name="svhn_cropped", classes=10, channels=3),
+    # For other evaluations: detection of other images, and linear few-shot learning on the authors' splits.
+    Dataset(name="dtd", classes=47, channels=3, train="train", val="validation"),
+    Dataset(name="places365_small", classes=365, channels=3, train="train[:99%]", val="train[99%:]", test="validation"),
+    Dataset(name="caltech_birds2011", classes=200, channels=3),
+    Dataset(name="caltech101", classes=102, channels=3),
+    Dataset(name="cars196", classes=196, channels=3),
+    Dataset(name="colorectal_histology", classes=8, channels=3, train="train[:1800]", val="train[1800:2000]", test="train[2000:]"),
+    Dataset(name="uc_merced", classes=21, channels=3, train="train[:900]", val="train[900:1000]", test="train[1000:]"),
 )
 
 

@@ -41,11 +41,11 @@ class Prepared:
     classes: int | None
 
     def examples(self, split: str) -> int:
-        """Number of examples of a TFDS split or of a part of it, such as `train[:90%]`."""
+        """Number of examples of a TFDS split or of a part of it, such as `train[:90%]` or `train[2000:]`."""
         name, _, part = split.partition("[")
         total = sum(self.shards[name])
-        start, stop = (bound.rstrip("%]") for bound in part.split(":")) if part else ("", "")
-        return round(total * int(stop or 100) / 100) - round(total * int(start or 0) / 100)
+        start, stop = part.rstrip("]").split(":") if part else ("", "")
+        return _bound(stop or "100%", total) - _bound(start or "0", total)
 
     def missing_files(self) -> tuple[pathlib.Path, ...]:
         """Record files that the description names and that are not there, or are empty."""
@@ -56,6 +56,11 @@ class Prepared:
             for shard in range(len(lengths))
         ]
         return tuple(file for file in files if not file.is_file() or file.stat().st_size == 0)
+
+
+def _bound(text: str, total: int) -> int:
+    """Where a part of a split begins or ends, in examples."""
+    return round(total * int(text[:-1]) / 100) if text.endswith("%") else min(int(text), total)
 
 
 def tfds_root() -> pathlib.Path:

@@ -32,7 +32,7 @@ def problem(config: DataConfig) -> Problem | None:
     if found is None:
         return not_prepared(dataset)
     return (
-        _unreadable(dataset, found)
+        unreadable(dataset, found)
         or _mismatch(config, found.classes, found.channels)
         or _missing_splits(dataset, found)
         or _no_room(config, dataset, found)
@@ -101,7 +101,8 @@ def _nearest(name: str) -> str | None:
     return close[0] if close and name not in known else None
 
 
-def _unreadable(dataset: Dataset, found: Prepared) -> Problem | None:
+def unreadable(dataset: Dataset, found: Prepared) -> Problem | None:
+    """Why a prepared dataset cannot be read here; None when it can."""
     if not {"array_record", "parquet"} & set(found.formats):
         return Problem(
             f"dataset {dataset.name!r} is prepared in a format that needs TensorFlow to read",

@@ -1,0 +1,146 @@
+"""Datasets beside the one that is learned: other images, few-shot tasks, published corruptions. Plans ask whether they are here.
+
+Any TFDS dataset of images serves, whatever its classes, sizes and channels; sets from formulas need no download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.contract import DataError, Problem
+from trainers.config import DataConfig, EvalConfig
+from trainers.data import Split, generated, prepare, prepared, readable
+from trainers.data.catalog import base_name, lookup
+
+GRATINGS, INVERTED = "gratings", "inverted"
+ANY_CLASSES = 1_000_000
+PUBLISHED = {"cifar10": "cifar10_corrupted", "imagenet2012": "imagenet2012_corrupted"}
+PUBLISHED_KINDS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow"),
+    *("frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+CIFAR_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}  # in TFDS
+SEVERITIES = (1, 2, 3, 4, 5)
+GREY = np.array([0.299, 0.587, 0.114])
+
+
+def published(dataset: str) -> Iterator[tuple[str, int, str]]:
+    """Kind, severity and TFDS name of each published corruption of a dataset.
+
+    >>> list(published("cifar10"))[20]
+    ('glass_blur', 1, 'cifar10_corrupted/frosted_glass_blur_1')
+    """
+    base = PUBLISHED[base_name(dataset)]
+    for kind in PUBLISHED_KINDS:
+        name = CIFAR_NAMES.get(kind, kind) if base == "cifar10_corrupted" else kind
+        for severity in SEVERITIES:
+            yield kind, severity, f"{base}/{name}_{severity}"
+
+
+def problem(data: DataConfig, config: EvalConfig) -> Problem | None:
+    """The first thing that stands between an evaluation and its data, with how to get it; None where there is nothing. Fast."""
+    for key, names, made in (("ood", config.ood, {*generated.OTHER, INVERTED}), ("few_shot", config.few_shot, {GRATINGS, "digits"})):
+        for name in names:
+            if name not in made and name != "digits" and (found := _absent(name)) is not None:
+                built_in = ", ".join(sorted(made))
+                return Problem(
+                    f"eval.{key}: {found.what}",
+                    found=found.found,
+                    expected=f"a prepared TFDS dataset, or one that is made here: {built_in}",
+                    fix=found.fix,
+                )
+    return _unpublished(data) if config.corruptions == "published" else None
+
+
+def prepare_beside(config: EvalConfig) -> None:
+    """Writes the digits, if they are asked for."""
+    if "digits" in (*config.ood, *config.few_shot):
+        prepare(DataConfig())
+
+
+def other_images(name: str, data: DataConfig, test: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Images of a set that is to be told from the dataset's own, in its size and channels.
+
+    Args:
+        name: A set from a formula, `inverted` (the test images, black for white), or a TFDS dataset, of which the test split.
+        data: The dataset's own config.
+        test: Its test images.
+    """
+    if name == INVERTED:
+        return 255 - np.asarray(test)
+    if name in generated.OTHER:
+        return generated.other(name, data.image_size, data.channels)
+    return read(name, lookup(name).test, data).images
+
+
+def few_shot_split(name: str, split: str, data: DataConfig) -> Split:
+    """The `train` or `test` split of a dataset that is learned from few images, in the size and channels of another one."""
+    if name == GRATINGS:
+        return Split(*generated.gratings(split, data.image_size, data.channels))
+    dataset = lookup(name)
+    return read(name, dataset.before_test() if split == "train" else dataset.test, data)
+
+
+def read(name: str, tfds_split: str, data: DataConfig) -> Split:
+    """A split of any prepared dataset in the size and channels of another one; grey is repeated, colour becomes its luminance.
+
+    Raises:
+        DataError: It is not prepared, or cannot be read.
+    """
+    from trainers.data.reading import Reader
+
+    if name == "digits":
+        prepare(DataConfig())
+    if (absent := _absent(name)) is not None:
+        raise DataError(absent.what, found=absent.found, expected=absent.expected, fix=absent.fix)
+    found = prepared.find(name)
+    assert found is not None, "a dataset without a problem is prepared"
+    channels = found.channels or 3
+    images, labels = Reader(found, image_size=data.image_size, channels=channels, classes=found.classes or ANY_CLASSES).read(tfds_split)
+    return Split(recoloured(images, data.channels), labels)
+
+
+def recoloured(images: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
+    """Images in another number of channels, [image, row, column, channel].
+
+    >>> recoloured(np.full((1, 1, 1, 3), 7, np.uint8), 1).shape
+    (1, 1, 1, 1)
+    """
+    if images.shape[-1] == channels:
+        return images
+    grey = images if images.shape[-1] == 1 else np.rint(images[..., :3] @ GREY)[..., None].astype(np.uint8)
+    return np.repeat(grey, channels, axis=-1)
+
+
+def _absent(name: str) -> Problem | None:
+    dataset = lookup(name)
+    try:
+        found = prepared.find(name)
+    except ValueError as error:
+        return Problem(f"dataset {name!r} is damaged", found=str(error), fix="delete that folder, then: " + readable.command(dataset))
+    return readable.not_prepared(dataset) if found is None else readable.unreadable(dataset, found)
+
+
+def _unpublished(data: DataConfig) -> Problem | None:
+    if base_name(data.dataset) not in PUBLISHED:
+        return Problem(
+            f"eval.corruptions: no corrupted images are published for dataset {data.dataset!r}",
+            found="published",
+            expected=f"generated, or one of {', '.join(PUBLISHED)} as data.dataset",
+            fix="set eval.corruptions to 'generated'",
+        )
+    missing = [name for _, _, name in published(data.dataset) if prepared.find(name) is None]
+    if not missing:
+        return None
+    names = f"[c.name for c in tfds.builder_cls('{PUBLISHED[base_name(data.dataset)]}').BUILDER_CONFIGS]"
+    base = PUBLISHED[base_name(data.dataset)]
+    loop = f"[tfds.builder(f'{base}/{{name}}').download_and_prepare(file_format='array_record') for name in {names}]"
+    return Problem(
+        f"eval.corruptions: {len(missing)} of the {len(PUBLISHED_KINDS) * len(SEVERITIES)} published sets are not prepared",
+        found=f"no {missing[0]} under {prepared.tfds_root()}",
+        expected="all of them in the array_record format, or eval.corruptions = 'generated'",
+        fix=f'python -c "import tensorflow_datasets as tfds; {loop}"',
+    )
