@@ -139,6 +139,7 @@ def _run(trainer: Trainer, options: argparse.Namespace) -> int:
     lane = Lane(key=key, config=config, seed=options.seed, folder=options.out / key)
     result = lane.folder / RESULT
     if not _is_sound(result):
+        _make(lane.folder)
         if trainer.data_problem(config):
             trainer.prepare(config)
         host = _trained(trainer, lane)
@@ -174,11 +175,25 @@ def _trained(trainer: Trainer, lane: Lane) -> SoloHost:
     return host
 
 
+def _make(folder: pathlib.Path) -> None:
+    """Makes the lane's folder, and writes to it once: before anything is trained."""
+    try:
+        write_whole(folder / "writable", b"")
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise OrchestratorError(
+            "the output folder cannot be written",
+            found=f"{folder}: {error.strerror or error}",
+            expected="a folder that can be written, with room in it",
+            fix="make it writable, or choose another folder with --out",
+        ) from error
+
+
 def _is_sound(result: pathlib.Path) -> bool:
     """The result is there, as it was written. A damaged one is computed again."""
     try:
         read_row(result)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, DamagedError) as error:
         print(f"{result} is passed over: {error}", file=sys.stderr)

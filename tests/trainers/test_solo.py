@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from orchestrator.contract import Lane, OrchestratorError, content_key
+from tests import disks
 from tests.trainers.scripted import lane
 from trainers import solo
 from trainers.curves import Curves
@@ -38,6 +39,25 @@ def test_the_result_is_json_and_the_progress_is_not_in_it(capsys: pytest.Capture
 def test_the_same_command_again_trains_nothing(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
     first = run(capsys, "--out", str(tmp_path))
     assert run(capsys, "--out", str(tmp_path)) == (0, first[1], "")
+
+
+def test_a_damaged_result_is_computed_again_to_the_same_bytes(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+    first = run(capsys, "--out", str(tmp_path))
+    [result] = tmp_path.rglob("result.json")
+    disks.flip(result, place=40)
+    code, out, err = run(capsys, "--out", str(tmp_path))
+    assert (code, out) == first[:2]
+    assert "is passed over" in err
+
+
+@pytest.mark.parametrize("closed", ["file/inside", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, closed: str
+) -> None:
+    (tmp_path / "file").touch()
+    code, out, err = run(capsys, "--out", str(tmp_path / closed))
+    assert (code, out) == (2, "")
+    assert err.startswith("the output folder cannot be written\n  found:")
 
 
 def test_the_key_is_that_of_the_trial_in_a_study(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
