@@ -76,7 +76,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[int, Any]
 
 def test_a_lane_reports_each_rung_on_validation_and_its_end_on_every_split(alone: tuple[str, dict[int, Any]]) -> None:
     curve = alone[1]
-    names = ("nll", "error", "ece", "brier", "diversity", "member_nll")
+    names = ("nll", "error", "ece", "brier", "diversity", "member_nll", "disagreement", "normalised_disagreement", "cosine")
     assert list(curve) == [RUNG, 2 * RUNG, STEPS]
     assert set(curve[RUNG]) == {"train/loss"} | {f"val/{name}" for name in names}
     assert set(curve[STEPS]) == set(curve[RUNG]) | {f"test/{name}" for name in names}
