@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import psutil
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "optuna", "ray", "xmanager")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "optuna", "ray", "submitit", "sqlalchemy", "xmanager")
 
 # glibc then keeps freed memory instead of handing each large buffer back to the system and asking for it again.
 MALLOC = {
