@@ -166,6 +166,7 @@ def test_without_psycopg_a_server_is_refused_with_what_to_install(launches, monk
 
 def test_a_file_elsewhere_keeps_the_ledger_of_several_folders(launches) -> None:
     shared = launches.folder / "shared.db"
+    launches.write(arms=('Arm("plain", baseline=True)',), trials=1, replicates=1)
     assert launches.run("--storage", "shared.db").code == 0, "a relative path is where the command was given"
     assert shared.exists()
     assert not (launches.out / "ledger.db").exists()
