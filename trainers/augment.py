@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from trainers.config import AugmentConfig
+from trainers.randaugment import randaugment
 
 ASPECTS = (3 / 4, 4 / 3)  # width over height of a crop
+RANDAUGMENT = 3  # folded into the key of a step, which is split in three for the others. Part of the numbers of every trial
 LARGEST_EXPONENT = 80.0  # e^80 is finite in float32, and a share of 1 - e^-80 is 1
 
 
@@ -27,9 +29,15 @@ def to_model_range(images: jax.Array) -> jax.Array:
 
 
 def augment(
-    key: jax.Array, images: jax.Array, labels: jax.Array, traced: Mapping[str, jax.Array], config: AugmentConfig
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    traced: Mapping[str, jax.Array],
+    config: AugmentConfig,
+    *,
+    size: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Crop, then mirror, then mixup, each if the config switches it on.
+    """Crop, then mirror, then RandAugment, then mixup, each if the config switches it on.
 
     Each draws from its own part of the key, so switching one on leaves what the others draw as it was.
 
@@ -37,20 +45,24 @@ def augment(
         key: Typed or raw PRNG key of this step.
         images: [image, row, column, channel], -1 to 1.
         labels: Probabilities of the classes, [image, class].
-        traced: `augment.crop_min_area` and `augment.mixup`, scalars; needed where switched on.
-        config: Only `crop`, `flip` and whether `mixup` is 0 are read.
+        traced: `augment.crop_min_area`, `augment.randaugment_magnitude` and `augment.mixup`, scalars; needed where switched on.
+        config: Only `crop`, `flip`, `randaugment_layers` and whether `mixup` is 0 are read.
+        size: Pixels a side that a crop is stretched to; None keeps those of the images.
     """
     crop_key, flip_key, mixup_key = jax.random.split(key, 3)
     if config.crop:
-        images = crop(crop_key, images, traced["augment.crop_min_area"])
+        images = crop(crop_key, images, traced["augment.crop_min_area"], size=size)
     if config.flip:
         images = flip(flip_key, images)
+    if config.randaugment_layers:
+        own = jax.random.fold_in(key, RANDAUGMENT)
+        images = randaugment(own, images, traced["augment.randaugment_magnitude"], layers=config.randaugment_layers)
     if config.mixup:
         images, labels = mixup(mixup_key, images, labels, traced["augment.mixup"])
     return images, labels
 
 
-def crop(key: jax.Array, images: jax.Array, min_area: jax.Array) -> jax.Array:
+def crop(key: jax.Array, images: jax.Array, min_area: jax.Array, *, size: int | None = None) -> jax.Array:
     """A random rectangle of each image, stretched back to the whole (Inception crop).
 
     Aspect ratio uniform in 3/4..4/3, height uniform in what the area and the image allow, place uniform. Aspect ratios
@@ -60,6 +72,7 @@ def crop(key: jax.Array, images: jax.Array, min_area: jax.Array) -> jax.Array:
         key: Draws one rectangle an image.
         images: [image, row, column, channel].
         min_area: Smallest share of the image's area, 0 to 1; the largest is 1.
+        size: Pixels a side of the result; None keeps those of the images, which then lose detail where a crop is small.
 
     Source:
         `GenerateRandomCrop` of TensorFlow's sample_distorted_bounding_box, without rounding to whole pixels.
@@ -72,8 +85,8 @@ def crop(key: jax.Array, images: jax.Array, min_area: jax.Array) -> jax.Array:
     shortest = jnp.minimum(jnp.sqrt(min_area / aspect), tallest)
     height = shortest + height_u * (tallest - shortest)
     width = height * aspect
-    down = _bilinear(top_u * (1 - height), height, rows)
-    along = _bilinear(left_u * (1 - width), width, columns)
+    down = _bilinear(top_u * (1 - height), height, rows, size or rows)
+    along = _bilinear(left_u * (1 - width), width, columns, size or columns)
     # Matrix products, and not gathers, which are slow on accelerators; HIGHEST, lest a TPU rounds pixels to bfloat16.
     return jnp.einsum("nyr,nrcd,nxc->nyxd", down, images, along, precision=jax.lax.Precision.HIGHEST)
 
@@ -113,15 +126,16 @@ def larger_share(key: jax.Array, concentration: jax.Array) -> jax.Array:
     return (1 + jnp.sqrt(odds / (1 + odds))) / 2
 
 
-def _bilinear(start: jax.Array, length: jax.Array, n_pixels: int) -> jax.Array:
+def _bilinear(start: jax.Array, length: jax.Array, n_pixels: int, n_new: int) -> jax.Array:
     """Weights of old pixels in new ones along one side, [image, new pixel, old pixel]; rows sum to 1.
 
     Args:
         start: Where the crop starts, as a share of the side, [image].
         length: How much of the side it keeps, [image].
-        n_pixels: Old and new pixels along the side.
+        n_pixels: Old pixels along the side.
+        n_new: New ones.
     """
-    centres = (jnp.arange(n_pixels) + 0.5) / n_pixels
+    centres = (jnp.arange(n_new) + 0.5) / n_new
     at = (start[:, None] + length[:, None] * centres) * n_pixels - 0.5
     at = jnp.clip(at, 0, n_pixels - 1)  # borders are repeated
     return jnp.maximum(0.0, 1 - jnp.abs(at[:, :, None] - jnp.arange(n_pixels)))

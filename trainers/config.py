@@ -26,6 +26,10 @@ class DataConfig:
         """Images used of `train`, `val`, … at most; 0 uses all."""
         return self.train_examples if split == "train" else 0
 
+    def size_of(self, split: str) -> int:
+        """Pixels a side in which images of `train`, `val`, … are kept."""
+        return self.train_size or self.image_size if split == "train" else self.image_size
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:

@@ -86,7 +86,8 @@ class Program:
         key = jax.random.fold_in(jax.random.fold_in(root, Stream.STEP), state.step)
         augment_key, dropout_key, gating_key = jax.random.split(key, 3)
         one_hot = jax.nn.one_hot(labels, self.config.data.classes)
-        images, one_hot = augment(augment_key, to_model_range(images), one_hot, traced, self.config.augment)
+        size, images = self.config.data.image_size, to_model_range(images)
+        images, one_hot = augment(augment_key, images, one_hot, traced, self.config.augment, size=size)
 
         def loss_of(params: Any) -> jax.Array:
             rngs = {"dropout": dropout_key, "gating": gating_key}

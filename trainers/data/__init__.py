@@ -5,6 +5,7 @@ Importing this package imports neither TFDS nor JAX, so that a study of a thousa
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ class Split(NamedTuple):
 def load(config: DataConfig) -> dict[str, Split]:
     """The splits `train`, `val`, `test` and, where the dataset has one, `corrupted`, resized to `config.image_size`.
 
-    `train` is cut to its first `config.train_examples`. Where all splits together take more than `readable.LIMIT_BYTES`, they
+    `train` is kept in `config.train_size` where that is set, and is cut to its first `config.train_examples`. Where all splits together take more than `readable.LIMIT_BYTES`, they
     are decoded into files on the first call, and mapped from these.
 
     Raises:
@@ -47,16 +48,16 @@ def load(config: DataConfig) -> dict[str, Split]:
     assert found is not None, "a dataset without a problem is prepared"
     from trainers.data.reading import Reader
 
-    reader = Reader(found, image_size=config.image_size, channels=config.channels, classes=config.classes)
     in_memory, splits = readable.fits_in_memory(config, dataset, found), dict[str, Split]()
     for name, tfds_split in dataset.splits().items():
-        at_most = config.at_most(name)
+        at_most, sized = config.at_most(name), dataclasses.replace(config, image_size=config.size_of(name))
+        reader = Reader(found, image_size=sized.image_size, channels=config.channels, classes=config.classes)
         if in_memory:
             splits[name] = Split(*reader.read(tfds_split, at_most=at_most))
         else:
             examples = functools.partial(reader.examples, tfds_split, at_most=at_most)
             fill = functools.partial(reader.read_into, tfds_split)
-            splits[name] = Split(*mapped.split(found, config, tfds_split, at_most=at_most, examples=examples, fill=fill))
+            splits[name] = Split(*mapped.split(found, sized, tfds_split, at_most=at_most, examples=examples, fill=fill))
     return splits
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.util
 import shutil
+from collections.abc import Mapping
 
 from orchestrator.contract import Problem
 from trainers.config import DataConfig
@@ -152,7 +154,12 @@ def _missing_splits(dataset: Dataset, found: Prepared) -> Problem | None:
 
 def fits_in_memory(config: DataConfig, dataset: Dataset, found: Prepared) -> bool:
     """All splits together are held in memory; else they are mapped from files."""
-    return sum(_examples(config, dataset, found).values()) * config.image_size**2 * config.channels <= LIMIT_BYTES
+    return _n_bytes(config, _examples(config, dataset, found)) <= LIMIT_BYTES
+
+
+def _n_bytes(config: DataConfig, rows: Mapping[str, int]) -> int:
+    """What so many decoded images of each split take."""
+    return sum(n * config.size_of(name) ** 2 * config.channels for name, n in rows.items())
 
 
 def _examples(config: DataConfig, dataset: Dataset, found: Prepared) -> dict[str, int]:
@@ -165,8 +172,8 @@ def _no_room(config: DataConfig, dataset: Dataset, found: Prepared) -> Problem |
     if fits_in_memory(config, dataset, found):
         return None
     splits, rows, root = dataset.splits(), _examples(config, dataset, found), prepared.tfds_root()
-    to_write = [n for name, n in rows.items() if not mapped.is_written(found, config, splits[name], at_most=config.at_most(name))]
-    n_bytes, free = sum(to_write) * config.image_size**2 * config.channels, shutil.disk_usage(root).free
+    to_write = {name: n for name, n in rows.items() if not _is_written(config, splits[name], found, name)}
+    n_bytes, free = _n_bytes(config, to_write), shutil.disk_usage(root).free
     if n_bytes <= free:
         return None
     return Problem(
@@ -175,3 +182,8 @@ def _no_room(config: DataConfig, dataset: Dataset, found: Prepared) -> Problem |
         expected=f"at most {LIMIT_BYTES / 2**30:.0f} GiB, which are held in memory, or room for decoded images on the disk",
         fix="lower data.image_size, set data.train_examples, or set TFDS_DATA_DIR to a larger disk",
     )
+
+
+def _is_written(config: DataConfig, tfds_split: str, found: Prepared, name: str) -> bool:
+    sized = dataclasses.replace(config, image_size=config.size_of(name))
+    return mapped.is_written(found, sized, tfds_split, at_most=config.at_most(name))
