@@ -11,7 +11,7 @@ import enum
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from orchestrator.config import build, flatten, leaves, resolve, signature_of, static, traced
 from orchestrator.durable import DamagedError, read_row, sealed, write_row, write_whole
@@ -19,6 +19,8 @@ from orchestrator.errors import DataError, OrchestratorError, Problem
 from orchestrator.keys import FlatConfig, Value, content_key
 
 __all__ = [
+    "PREDICTIONS",
+    "Combiner",
     "DamagedError",
     "DataError",
     "FlatConfig",
@@ -46,6 +48,9 @@ __all__ = [
     "write_row",
     "write_whole",
 ]
+
+
+PREDICTIONS = "predictions"  # name of the artifact from which a `Combiner` measures ensembles
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,5 +272,23 @@ class Trainer(Protocol):
 
         A lane found with a checkpoint in its folder goes on from it. When `host.stopping` turns true the lanes are
         checkpointed and the call returns; lanes without a final report go back to the queue.
+        """
+        ...
+
+
+@runtime_checkable
+class Combiner(Protocol):
+    """A trainer whose finished trials can be measured together: what derived arms need beside `Trainer`."""
+
+    def combine(self, files: Sequence[pathlib.Path], keys: Sequence[str], config: FlatConfig) -> Mapping[str, float]:
+        """Final metrics of the mean of what some trials predict, named as a trial's own. Nothing is trained, no device is touched.
+
+        Args:
+            files: The artifact `predictions` of each trial.
+            keys: Of the trials, in that order.
+            config: Of the first of them.
+
+        Raises:
+            DataError: A file is missing, damaged, or of another trial; or the trials cannot be averaged.
         """
         ...

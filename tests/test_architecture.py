@@ -64,7 +64,15 @@ HOMES = {
 }
 FRAMEWORKS = ("flax", "jax", "jaxlib", "optax", "orbax", "tensorflow", "tensorflow_datasets", "torch")
 HEAVY = (*HOMES, *FRAMEWORKS, "scipy", "pandas", "sklearn", "matplotlib")
-WITHOUT_FRAMEWORK = ("trainers", "trainers.config", "trainers.cost", "trainers.curves", "trainers.presets", "trainers.vision")
+WITHOUT_FRAMEWORK = (
+    "trainers",
+    "trainers.config",
+    "trainers.cost",
+    "trainers.curves",
+    "trainers.ensembles",
+    "trainers.presets",
+    "trainers.vision",
+)
 
 MAX_LINES = 600
 

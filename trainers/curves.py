@@ -19,7 +19,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from orchestrator.contract import (
+    PREDICTIONS,
     DamagedError,
+    DataError,
     FlatConfig,
     Host,
     Lane,
@@ -124,6 +126,11 @@ class Curves:
             if paused := [key for key, verdict in verdicts.items() if verdict is Verdict.PAUSE]:
                 host.parked(paused)
 
+    def combine(self, files: Sequence[pathlib.Path], keys: Sequence[str], config: FlatConfig) -> Mapping[str, float]:  # noqa: ARG002
+        """As if each split had one image: of the mean probability exp(−nll) that the curves give its class."""
+        rows = [_predicted(file, key) for file, key in zip(files, keys, strict=True)]
+        return _metrics({split: _of_mean([row[split] for row in rows]) for split in ("val", "test")})
+
 
 @dataclasses.dataclass(slots=True)
 class _Curve:
@@ -167,10 +174,18 @@ class _Curve:
         self.nll = math.nan if config.learning_rate > config.diverge_above else abs(self.nll)
         final = self.step == config.steps
         splits = {"val": self.nll} | ({"test": abs(self.nll + draw.gauss(0.0, config.noise))} if final else {})
-        metrics = {
-            f"{split}/{name}": value for split, nll in splits.items() for name, value in (("nll", nll), ("error", 1 - math.exp(-nll)))
-        }
-        return Report(key=self.lane.key, step=self.step, metrics=metrics, final=final)
+        artifacts = self._predict(splits) if final else {}
+        return Report(key=self.lane.key, step=self.step, metrics=_metrics(splits), final=final, artifacts=artifacts)
+
+    def _predict(self, splits: Mapping[str, float]) -> dict[str, str]:
+        """Keeps what the curve ends with, and gives the artifact; none where the disk has no room."""
+        file = self.lane.folder / "predictions.json"
+        try:
+            write_row(file, {"key": self.lane.key, **splits}, sync=False)
+        except OSError as error:
+            log.warning("%s: predictions could not be written: %s", file, error)
+            return {}
+        return {PREDICTIONS: file.name}
 
     def _fail_between(self, before: int, now: int) -> None:
         killed = self.lane.folder / "killed-once"
@@ -180,6 +195,33 @@ class _Curve:
             killed.parent.mkdir(parents=True, exist_ok=True)
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _metrics(splits: Mapping[str, float]) -> dict[str, float]:
+    """From the nll of each split."""
+    return {f"{split}/{name}": value for split, nll in splits.items() for name, value in (("nll", nll), ("error", 1 - math.exp(-nll)))}
+
+
+def _of_mean(nlls: Sequence[float]) -> float:
+    """−log of the mean of exp(−nll)."""
+    least = min(nlls)
+    return least - math.log(sum(math.exp(least - nll) for nll in nlls) / len(nlls))
+
+
+def _predicted(file: pathlib.Path, key: str) -> Mapping[str, float]:
+    """What `_Curve._predict` kept."""
+    try:
+        row = read_row(file)
+        if row["key"] != key:
+            raise DamagedError(f"it belongs to trial {row['key']}")
+    except (OSError, DamagedError) as error:
+        raise DataError(
+            f"the predictions of trial {key} cannot be read",
+            found=f"{file}: {error}",
+            expected="the file as the trial left it",
+            fix="copy it back from where the study was run",
+        ) from error
+    return row
 
 
 def _probe(config: FlatConfig, trainer: Curves, *, lane_step_s: float) -> Probe:

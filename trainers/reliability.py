@@ -46,7 +46,17 @@ def reliability(log_probabilities: Floats, labels: npt.NDArray[np.integer], *, b
     ([0, 3], [0.25, 0.767], [0.0, 0.667])
     """
     probs = mean_probabilities(log_probabilities)
-    confidence, hit = probs.max(axis=-1), probs.argmax(axis=-1) == labels
+    return binned(probs.max(axis=-1), probs.argmax(axis=-1) == labels, bins=bins)
+
+
+def binned(confidence: npt.NDArray[np.float64], hit: npt.NDArray[np.bool_], *, bins: int) -> Reliability:
+    """The bins of some images.
+
+    Args:
+        confidence: Largest mean probability of each, [image].
+        hit: Whether that class is right, [image].
+        bins: Number of bins.
+    """
     # In float32, as on the device, so that an image on the edge of two bins is in the same one here.
     index = np.clip(np.ceil(np.nan_to_num(confidence.astype(np.float32) * np.float32(bins))).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)

@@ -6,6 +6,7 @@ The plan imports this module: JAX waits until `train`.
 from __future__ import annotations
 
 import importlib.metadata
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from orchestrator.contract import FlatConfig, Host, Probe, Problem, build
@@ -67,6 +68,12 @@ class Vision:
         from trainers.loop import train
 
         train(host, program=f"{self.name} {self.version}", width=WIDTH)
+
+    def combine(self, files: Sequence[pathlib.Path], keys: Sequence[str], config: FlatConfig) -> Mapping[str, float]:
+        from trainers import ensembles
+
+        measured = build(VisionConfig, config).eval
+        return ensembles.combine(files, keys, bins=measured.ece_bins, corrupted=measured.corruptions == "generated")
 
 
 if __name__ == "__main__":
