@@ -194,6 +194,19 @@ def start(what: str, ledger: str | pathlib.Path, identity: str = "p", *, study: 
     )
 
 
+def empty(url: str) -> None:
+    """Takes every row out of a ledger, as if it were new: much sooner done than making another database."""
+    engine = sa.create_engine(parse(url))
+    names = [table.name for table in reversed(metadata.sorted_tables)]
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
+        else:
+            for name in names:
+                connection.exec_driver_sql(f"DELETE FROM {name}")
+    engine.dispose()
+
+
 def dump(url: str) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table, without moments and without the numbers that workers and events are given."""
     engine = sa.create_engine(parse(url))

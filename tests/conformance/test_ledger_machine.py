@@ -13,11 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from orchestrator.ledger import CellRow, Entry, Ledger, MemberRow, PlanRows, TrialRow
 from orchestrator.ledger.opening import parse
-from orchestrator.ledger.schema import metadata
 from orchestrator.records import Cause, TrialState
 from tests.ledgermodel import ARMS, ENDED, Place, Report, Spot, Study, Trial, Worker, World
 from tests.ledgermodel import BOUNDS as FEW
-from tests.ledgers import LEASE_S
+from tests.ledgers import LEASE_S, empty
 
 T = TypeVar("T")
 KEYS = tuple(f"t{number}" for number in range(6))
@@ -60,16 +59,14 @@ RESULTS = """
 class LedgerMachine(RuleBasedStateMachine):
     """Each rule is one call, made twice as patience makes it, and checked against the model; the invariants compare all that is stored."""
 
-    def __init__(self, ledger: Ledger, engine: sa.Engine) -> None:
+    def __init__(self, url: str, ledger: Ledger, engine: sa.Engine) -> None:
         super().__init__()
         self.ledger, self.engine, self.world = ledger, engine, World()
         self.ids: list[int] = []
         self.births, self.turns = itertools.count(), itertools.count()
         self.further = itertools.count(1000)
         self.results: dict[str, list[tuple[Any, ...]]] = {}
-        with engine.begin() as connection:
-            for table in reversed(metadata.sorted_tables):
-                connection.execute(sa.delete(table))
+        empty(url)
 
     @initialize(one=PLANS, two=PLANS)
     def begin(self, one: list[Any], two: list[Any]) -> None:
@@ -397,14 +394,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
 def explore(url: str, *, examples: int, steps: int) -> None:
     engine = sa.create_engine(parse(url))
+    chosen = settings(max_examples=examples, stateful_step_count=steps, deadline=None)
     try:
         with Ledger.open(url, create=False) as ledger:
-            run_state_machine_as_test(
-                lambda: LedgerMachine(ledger, engine), settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None)
-            )
+            run_state_machine_as_test(lambda: LedgerMachine(url, ledger, engine), settings=chosen)
     finally:
         engine.dispose()
 
 
 def test_any_order_of_calls_leaves_the_ledger_where_the_model_has_it(url: str) -> None:
-    explore(url, examples=30, steps=30)
+    explore(url, examples=40 if url.startswith("postgresql") else 60, steps=25)
