@@ -71,8 +71,16 @@ def made_by(designs: Sequence[Design], axes: Design | None, base: FlatConfig, sc
 
 
 def proposals(
-    axes: AxisPairs, n: int, *, sampler: str, seed: int, direction: str, context: FlatConfig, score: Callable[[FlatConfig], float | None]
-) -> list[dict[str, Value]]:
+    axes: AxisPairs,
+    n: int,
+    *,
+    sampler: str,
+    seed: int,
+    direction: str,
+    context: FlatConfig,
+    score: Callable[[FlatConfig], float | None],
+    earlier: Sequence[tuple[FlatConfig, float]] = (),
+) -> list[FlatConfig]:
     """Points of a space, in order: all n of a sampler that ignores results, of an adaptive one as many as the scores allow.
 
     The points of an adaptive sampler are made in batches of `ADAPTIVE_BATCH`, each from the scores of all batches before
@@ -86,10 +94,12 @@ def proposals(
         direction: Which way the score is better.
         context: Values of the other keys.
         score: The score of a point, NaN if it has none because it diverged or failed, None if it is not known yet.
+        earlier: Whole batches that were proposed before and their scores; what follows them is asked for.
     """
     from orchestrator.samplers import Past, SamplerKind, propose
 
-    kind, points, history = SamplerKind(sampler), list[dict[str, Value]](), list[Past]()
+    kind, points = SamplerKind(sampler), [point for point, _ in earlier]
+    history = [Past(point=point, value=value) for point, value in earlier]
     while len(points) < n:
         size = min(ADAPTIVE_BATCH, n - len(points)) if kind.is_adaptive else n - len(points)
         batch = propose(dict(axes), history, size, sampler=kind, seed=seed, direction=direction, context=context)
@@ -132,7 +142,7 @@ def _listed(design: Arm | Grid | OneFactorAtATime | LeaveOneOut, context: FlatCo
                 yield Arm(f"− {name}", dict(changes))
 
 
-def _sampled(design: Sampled, context: FlatConfig, score: Score) -> list[dict[str, Value]]:
+def _sampled(design: Sampled, context: FlatConfig, score: Score) -> list[FlatConfig]:
     return proposals(
         design.axes,
         design.n,

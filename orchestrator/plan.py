@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from orchestrator.config import Overlay, leaves, resolve, signature_of
 from orchestrator.contract import Trainer
 from orchestrator.designs import Arm, Design, Sampled
-from orchestrator.expand import Cohort, Made, made_by, proposals, sampled_in
+from orchestrator.expand import ADAPTIVE_BATCH, Cohort, Made, made_by, proposals, sampled_in
 from orchestrator.keys import FlatConfig, cell_key, trial_key
 from orchestrator.records import Phase, Rung, TrialState
 from orchestrator.stopping.cohort import Halved, HalvingRule, History, Member, RungDecision, halved
@@ -251,7 +251,8 @@ class Planner:
         drawn: Sequence[PlannedTrial] = ()
         if tune is not None:
             # A sampler that ignores results would draw the same again.
-            drawn = before.drawn if before is not None and not is_adaptive(tune) else self._drawn(tune, arm, config, first, outcomes)
+            fixed = before is not None and not is_adaptive(tune)
+            drawn = before.drawn if before and fixed else self._drawn(tune, arm, config, first, outcomes, before)
         rule = None if tune is None else tune.rule
         tuning, decisions = (drawn, ()) if rule is None else _halved_trials(rule, drawn, outcomes)
         selected: FlatConfig | None = {} if tune is None else self._selected(tune, tuning, outcomes)
@@ -272,13 +273,19 @@ class Planner:
         keys = tuple(trial.key for trial in drawn)
         return _Before(planned=planned, drawn=tuple(drawn), keys=keys, outcomes=tuple(map(outcomes.get, keys)))
 
-    def _drawn(self, tune: Tune, arm: Arm, config: Overlay, first: int, outcomes: Outcomes) -> list[PlannedTrial]:
+    def _drawn(
+        self, tune: Tune, arm: Arm, config: Overlay, first: int, outcomes: Outcomes, before: _Before | None
+    ) -> Sequence[PlannedTrial]:
         def trial(point: FlatConfig, index: int = 0) -> PlannedTrial:
             return self._trial(arm, self._cell(config, point), point, Phase.TUNE, index, TUNING_SEED, first + index)
 
         def score(point: FlatConfig) -> float | None:
             return _score_of(outcomes.get(trial(point).key), tune.select)
 
+        scores = None if before is None else _scores(before, outcomes, tune.select)
+        if before is not None and scores is not None and None in scores:
+            return before.drawn  # its last batch is not over
+        earlier = [(trial.point, score) for trial, score in zip(before.drawn, scores, strict=True)] if before and scores else []
         points = proposals(
             self._axes,
             tune.trials,
@@ -287,8 +294,10 @@ class Planner:
             direction=tune.direction,
             context=self._context(config),
             score=score,
+            earlier=[(point, value) for point, value in earlier if value is not None],
         )
-        return [trial(point, index) for index, point in enumerate(points)]
+        drawn = () if before is None else before.drawn[: len(earlier)]
+        return [*drawn, *(trial(points[index], index) for index in range(len(drawn), len(points)))]
 
     def _context(self, config: FlatConfig) -> FlatConfig:
         return {key: value for key, value in config.items() if key not in self._tuned}
@@ -404,6 +413,13 @@ def _standing(trial: PlannedTrial, found: Halved, number: int) -> PlannedTrial:
 def _replicates(protocol: object) -> Replicates:
     assert isinstance(protocol, Replicates)
     return protocol
+
+
+def _scores(before: _Before, outcomes: Outcomes, metric: str) -> list[float | None] | None:
+    """Scores of the points that an adaptive sampler proposed; None where those that led it are others by now."""
+    last = max(len(before.keys) - 1, 0) // ADAPTIVE_BATCH * ADAPTIVE_BATCH  # the first point of the last batch
+    now = [outcomes.get(key) for key in before.keys]
+    return [_score_of(outcome, metric) for outcome in now] if tuple(now[:last]) == before.outcomes[:last] else None
 
 
 def _score_of(outcome: Outcome | None, metric: str) -> float | None:

@@ -23,7 +23,7 @@ RATES = {"learning_rate": LogUniform(1e-3, 1)}
 PROTOCOLS = {
     "replicates": Replicates(2),
     "sobol": Tune(trials=3, select="val/nll", then=Replicates(2)),
-    "tpe": Tune(trials=6, select="val/nll", then=Replicates(1), sampler="tpe"),
+    "tpe": Tune(trials=14, select="val/nll", then=Replicates(1), sampler="tpe"),
     "halved": Tune(trials=4, select="val/nll", then=Replicates(2), stopping=SuccessiveHalving(first=20, factor=2)),
 }
 
@@ -61,7 +61,7 @@ def train(ledger: Ledger, worker: int, scores: list[float]) -> set[str]:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rounds=st.lists(st.lists(st.floats(0.1, 9.0), min_size=1, max_size=6), max_size=6))
+@given(rounds=st.lists(st.lists(st.floats(0.1, 9.0), min_size=1, max_size=40), max_size=5))
 def test_a_plan_carried_on_is_the_plan_made_anew(
     tmp_path_factory: pytest.TempPathFactory, protocol: str, rounds: list[list[float]]
 ) -> None:
