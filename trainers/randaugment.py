@@ -55,7 +55,7 @@ def change(image: jax.Array, op: jax.Array, level: jax.Array, sign: jax.Array, p
     """
     # Every change of place is one sampling of the pixels, which for the others leaves all where they are.
     moved = _sampled(image, _maps(image.shape[0], sign * level)[op])
-    return jax.lax.switch(op, [COLOURS.get(name, _same) for name in OPS], moved, level, place)
+    return jax.lax.switch(op, [_branch(name) for name in OPS], moved, level, place)
 
 
 def _maps(side: int, amount: jax.Array) -> jax.Array:
@@ -86,7 +86,7 @@ def _sampled(image: jax.Array, source: jax.Array) -> jax.Array:
 def _blended(background: jax.Array, image: jax.Array, level: jax.Array) -> jax.Array:
     """Between the background and the image, or beyond it; cut off to whole numbers."""
     factor = 1.8 * level + 0.1
-    return jnp.floor(jnp.clip(background + factor * (image - background), 0, 255))
+    return _whole(jnp.clip(background + factor * (image - background), 0, 255))
 
 
 def _grey(image: jax.Array) -> jax.Array:
@@ -98,17 +98,12 @@ def _whole(number: jax.Array) -> jax.Array:
     return jnp.floor(number + 1e-3)
 
 
-def _same(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
-    del level, place
-    return image
-
-
-def _autocontrast(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _autocontrast(image: jax.Array) -> jax.Array:
     low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
     return jnp.where(high > low, jnp.floor((image - low) * 255 / jnp.maximum(high - low, 1) + 1e-3), image)
 
 
-def _equalize(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _equalize(image: jax.Array) -> jax.Array:
     def channel(values: jax.Array) -> jax.Array:
         values = values.astype(jnp.int32)
         counts = jnp.zeros(256, jnp.int32).at[values].add(1)
@@ -120,36 +115,36 @@ def _equalize(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array
     return jax.vmap(channel, in_axes=2, out_axes=2)(image).astype(image.dtype)
 
 
-def _invert(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _invert(image: jax.Array) -> jax.Array:
     return 255 - image
 
 
-def _posterize(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _posterize(image: jax.Array, level: jax.Array) -> jax.Array:
     dropped = 2.0 ** jnp.maximum(8 - _whole(4 * level), 0)  # as many bits are kept as the level says: none at 0
     return jnp.floor(image / dropped) * dropped
 
 
-def _solarize(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _solarize(image: jax.Array, level: jax.Array) -> jax.Array:
     return jnp.where(image < _whole(256 * level), image, 255 - image)
 
 
-def _solarize_add(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _solarize_add(image: jax.Array, level: jax.Array) -> jax.Array:
     return jnp.where(image < 128, jnp.clip(image + _whole(110 * level), 0, 255), image)
 
 
-def _colour(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _colour(image: jax.Array, level: jax.Array) -> jax.Array:
     return _blended(_grey(image), image, level)
 
 
-def _contrast(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _contrast(image: jax.Array, level: jax.Array) -> jax.Array:
     return _blended(jnp.floor(_grey(image).mean() + 0.5), image, level)
 
 
-def _brightness(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _brightness(image: jax.Array, level: jax.Array) -> jax.Array:
     return _blended(jnp.zeros(()), image, level)
 
 
-def _sharpness(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+def _sharpness(image: jax.Array, level: jax.Array) -> jax.Array:
     rows, columns = image.shape[:2]
     smooth = sum(SMOOTH[y, x] * image[y : rows - 2 + y, x : columns - 2 + x] for y in range(3) for x in range(3))
     return _blended(image.at[1:-1, 1:-1].set(jnp.floor(smooth + 1e-3)), image, level)
@@ -163,17 +158,27 @@ def _cutout(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
     return jnp.where(hit[..., None], FILL, image)
 
 
-COLOURS: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
-    "auto_contrast": _autocontrast,
-    "equalize": _equalize,
-    "invert": _invert,
+OF_IMAGE: dict[str, Callable[[jax.Array], jax.Array]] = {"auto_contrast": _autocontrast, "equalize": _equalize, "invert": _invert}
+OF_LEVEL: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "posterize": _posterize,
     "solarize": _solarize,
+    "solarize_add": _solarize_add,
     "colour": _colour,
     "contrast": _contrast,
     "brightness": _brightness,
     "sharpness": _sharpness,
-    "cutout": _cutout,
-    "solarize_add": _solarize_add,
 }
-OPS = (*GEOMETRIC, *COLOURS)
+OPS = (*GEOMETRIC, *OF_IMAGE, *OF_LEVEL, "cutout")
+
+
+def _branch(name: str) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """What a change does to the pixels where they are."""
+
+    def run(image: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
+        if name == "cutout":
+            return _cutout(image, level, place)
+        if name in OF_IMAGE:
+            return OF_IMAGE[name](image)
+        return OF_LEVEL[name](image, level) if name in OF_LEVEL else image
+
+    return run

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainers.corruptions.filters import along_both_sides, convolved, disks, gaussian_matrices, smeared, zoom_matrix
+from trainers.corruptions.filters import along_both_sides, convolved, disks, gaussian_matrices, smeared, zoom_matrix, zoom_span
 from trainers.corruptions.severities import rows_of
 
 
@@ -51,13 +51,14 @@ def motion(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
 def zoom(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
     """The mean of the image and of itself, enlarged more and more."""
     del key
-    factors = [np.arange(1, stop, step) for stop, step in rows_of("zoom_blur", image.shape[0])]
-    longest = max(len(some) for some in factors)
-    padded = jnp.asarray([np.pad(some, (0, longest - len(some))) for some in factors], jnp.float32)[severity]
+    side = image.shape[0]
+    spans = [[zoom_span(side, factor) for factor in np.arange(1, stop, step)] for stop, step in rows_of("zoom_blur", side)]
+    longest = max(map(len, spans))
+    padded = jnp.asarray([np.pad(some, ((0, longest - len(some)), (0, 0))) for some in spans], jnp.float32)[severity]
 
-    def add(total: jax.Array, factor: jax.Array) -> tuple[jax.Array, None]:
-        matrix = zoom_matrix(image.shape[0], jnp.maximum(factor, 1.0))
-        return total + jnp.where(factor > 0, along_both_sides(image, matrix, matrix), 0.0), None
+    def add(total: jax.Array, span: jax.Array) -> tuple[jax.Array, None]:
+        matrix = zoom_matrix(side, span)
+        return total + jnp.where(span[1] > 0, along_both_sides(image, matrix, matrix), 0.0), None
 
     total, _ = jax.lax.scan(add, image, padded)
-    return total / (1 + jnp.sum(padded > 0))
+    return total / (1 + jnp.sum(padded[:, 1] > 0))

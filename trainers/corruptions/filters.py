@@ -52,19 +52,22 @@ def _gaussian_matrix(side: int, sigma: float, truncate: float, border: str) -> F
     return matrix
 
 
-def zoom_matrix(side: int, factor: jax.Array) -> jax.Array:
-    """Enlarges the middle of a side, linearly, and cuts it to its length again, [new pixel, pixel].
+def zoom_span(side: int, factor: float) -> tuple[int, int, int, int]:
+    """What an enlargement of the middle of a side keeps of it, and what it makes of that, in pixels: start, kept, long, cut.
 
-    Args:
-        side: Pixels.
-        factor: Of the enlargement, 1 or more; may be traced.
+    In Python's numbers: 26 · 1.25 lies between two of them, and float32 rounds it to the other one.
 
     Source:
         `clipped_zoom` of ImageNet-C: scipy.ndimage.zoom of the ⌈side / factor⌉ pixels in the middle, to round(factor · that).
     """
-    kept = jnp.ceil(side / factor)
-    long = jnp.round(kept * factor)
-    start, cut = (side - kept) // 2, (long - side) // 2
+    kept = int(np.ceil(side / factor))
+    long = round(kept * factor)
+    return (side - kept) // 2, kept, long, (long - side) // 2
+
+
+def zoom_matrix(side: int, span: jax.Array) -> jax.Array:
+    """The enlargement of a span, linear and cut to the side again, [new pixel, pixel]; `span` as `zoom_span` says, maybe traced."""
+    start, kept, long, cut = span
     at = start + (jnp.arange(side) + cut) * (kept - 1) / jnp.maximum(long - 1, 1)
     return jnp.maximum(0.0, 1 - jnp.abs(jnp.clip(at, start, start + kept - 1)[:, None] - jnp.arange(side)))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainers.corruptions.filters import along_both_sides, plasma, smeared, zoom_matrix
+from trainers.corruptions.filters import along_both_sides, plasma, smeared, zoom_matrix, zoom_span
 from trainers.corruptions.severities import rows_of
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
@@ -17,10 +17,10 @@ ICE_DECAY = 1.8  # rough: frost has fine detail
 def snow(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
     """Flakes that fall from either side over a whitened image."""
     table = rows_of("snow", image.shape[0])
-    mean, deviation, factor, threshold, radius, sigma, kept = jnp.asarray(table, jnp.float32)[severity]
+    mean, deviation, _, threshold, radius, sigma, kept = jnp.asarray(table, jnp.float32)[severity]
     draw, turn = jax.random.split(key)
     flakes = mean + deviation * jax.random.normal(draw, (*image.shape[:2], 1))
-    matrix = zoom_matrix(image.shape[0], factor)
+    matrix = zoom_matrix(image.shape[0], jnp.asarray([zoom_span(image.shape[0], factor) for factor in table[:, 2]], jnp.float32)[severity])
     flakes = along_both_sides(flakes, matrix, matrix)
     flakes = jnp.floor(255 * jnp.clip(jnp.where(flakes < threshold, 0.0, flakes), 0, 1)) / 255
     angle = jax.random.uniform(turn, minval=-135.0, maxval=-45.0)

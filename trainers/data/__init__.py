@@ -36,8 +36,8 @@ class Split(NamedTuple):
 def load(config: DataConfig) -> dict[str, Split]:
     """The splits `train`, `val`, `test` and, where the dataset has one, `corrupted`, resized to `config.image_size`.
 
-    `train` is kept in `config.train_size` where that is set, and is cut to its first `config.train_examples`. Where all splits together take more than `readable.LIMIT_BYTES`, they
-    are decoded into files on the first call, and mapped from these.
+    `train` is kept in `config.train_size` where that is set, and is cut to its first `config.train_examples`. Where all splits
+    together take more than `readable.LIMIT_BYTES`, they are decoded into files on the first call, and mapped from these.
 
     Raises:
         DataError: The dataset is not prepared, does not fit the config, finds no room or cannot be read.
