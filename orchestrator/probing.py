@@ -119,7 +119,7 @@ class _Process:
     ) -> None:
         order, self._results = folder / f"{number}.order.json", folder / f"{number}.results"
         paths = tuple(dict.fromkeys([str(pathlib.Path(__file__).resolve().parent.parent), str(pathlib.Path.cwd())]))
-        programs = tuple((cell.signature, cell.config) for cell in share)
+        programs = tuple((cell.signature, dict(cell.config)) for cell in share)
         told = ProbeOrder(trainer=work.trainer, programs=programs, results=str(self._results), paths=paths)
         told.write(order)
         spec = WorkerSpec(
