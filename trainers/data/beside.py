@@ -50,7 +50,8 @@ def problem(data: DataConfig, config: EvalConfig) -> Problem | None:
                     f"eval.{key}: {found.what}",
                     found=found.found,
                     expected=f"a prepared TFDS dataset, or one that is made here: {built_in}",
-                    fix=found.fix,
+                    fix=found.fix.replace("set data.dataset to", "name")
+                    + (f" in eval.{key}" if "set data.dataset to" in found.fix else ""),
                 )
     return _unpublished(data) if config.corruptions == "published" else None
 
