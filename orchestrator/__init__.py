@@ -10,6 +10,7 @@ from orchestrator.designs import Grid as Grid
 from orchestrator.designs import LeaveOneOut as LeaveOneOut
 from orchestrator.designs import OneFactorAtATime as OneFactorAtATime
 from orchestrator.designs import Sampled as Sampled
+from orchestrator.ensembles import Ensemble as Ensemble
 from orchestrator.stopping.halving import SuccessiveHalving as SuccessiveHalving
 from orchestrator.stopping.pareto import ParetoHalving as ParetoHalving
 from orchestrator.study import Objective as Objective

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.axes import edges
 from orchestrator.config import check_value, leaves, resolve
-from orchestrator.contract import Trainer
+from orchestrator.contract import Combiner, Trainer
 from orchestrator.designs import Arm, AxisPairs
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.expand import arms_of, axes_of, sampled_in
 from orchestrator.keys import FlatConfig
-from orchestrator.study import Study, Tune, nuisance_axes
+from orchestrator.study import Replicates, Study, Tune, nuisance_axes
 
 
 def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Problem]:
@@ -28,14 +28,17 @@ def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Pro
     problems = [*_name_problems(arms), *_collisions(study, base, axes), *_protocol_problems(study, axes)]
     problems += [*_axis_problems(study, trainer, axes)]
     sound: list[FlatConfig] = []
+    configs: dict[str, FlatConfig] = {}
     for arm in arms:
         config, wrong = resolve(trainer.config_class, base, arm.overrides, where=f"arm {arm.name!r}")
         problems += wrong
+        configs[arm.name] = {} if wrong else config
         if not wrong:
             found = trainer.problems(config)
             problems += _in_arm(arm, found)
             sound += [] if found else [config]
     problems += _stopping_problems(study, trainer, sound)
+    problems += _ensemble_problems(study, trainer, configs)
     return list(dict.fromkeys(problems))
 
 
@@ -114,6 +117,54 @@ def _stopping_problems(study: Study, trainer: Trainer, configs: Sequence[FlatCon
                 yield Problem(
                     f"the trainer knows no cost {name!r}", found=name, expected=did_you_mean(name, list(known)), fix="correct the name"
                 )
+
+
+def _ensemble_problems(study: Study, trainer: Trainer, configs: Mapping[str, FlatConfig]) -> Iterator[Problem]:
+    """What is wrong with arms that are derived.
+
+    Args:
+        study: Whose they are.
+        trainer: Has to be able to combine.
+        configs: Of each trained arm, by its name; empty of one that has a problem.
+    """
+    then = study.protocol.then if isinstance(study.protocol, Tune) else study.protocol
+    n = then.n if isinstance(then, Replicates) else 0
+    if study.ensembles and not isinstance(trainer, Combiner):
+        yield Problem(
+            f"the trainer {trainer.name} cannot make ensembles",
+            found=f"Ensemble({study.ensembles[0].name!r}) and no method `combine` in the trainer",
+            expected="a trainer that says how saved predictions are averaged",
+            fix="drop the ensembles, or add the method: docs/trainers.md",
+        )
+    names = Counter([*configs, *(row.name for row in study.ensembles)])
+    for name in dict.fromkeys(row.name for row in study.ensembles):
+        if names[name] > 1:
+            yield Problem(f"{names[name]} arms are named {name!r}", found=name, expected="a name for each arm", fix="rename the ensemble")
+    for row in study.ensembles:
+        what = f"ensemble {row.name!r}"
+        for name in (name for name in row.of if name not in configs):
+            derived = any(name == other.name for other in study.ensembles)
+            yield Problem(
+                f"{what} is made of {name!r}, which is {'derived itself' if derived else 'no arm'}",
+                found=name,
+                expected=did_you_mean(name, list(configs)).replace("keys", "trained arms"),
+                fix="name trained arms, as the plan shows them",
+            )
+        found = [sorted(configs[name].items(), key=lambda pair: pair[0]) for name in row.of if configs.get(name)]
+        if len(set(map(repr, found))) < len(found):
+            yield Problem(
+                f"{what} averages the same trials twice",
+                found=", ".join(row.of),
+                expected="arms of different configs",
+                fix="name each config once; members=… takes more of its replicates",
+            )
+        if row.members > n:
+            yield Problem(
+                f"{what} has more members than there are replicates",
+                found=f"members={row.members}",
+                expected=f"at most the {n} replicates of each arm",
+                fix=f"plan Replicates({2 * row.members}) or more: each group of {row.members} is one replicate of the ensemble",
+            )
 
 
 def _axis_problems(study: Study, trainer: Trainer, axes: AxisPairs) -> Iterator[Problem]:

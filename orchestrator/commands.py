@@ -18,6 +18,7 @@ from rich.text import Text
 
 from orchestrator.context import Context, plan_view, planned, read_study
 from orchestrator.crew import Crew, CrewOptions
+from orchestrator.derived import measured, standing
 from orchestrator.driver import Driver, Ending, prepare_data, unfinished
 from orchestrator.edits import edits_told
 from orchestrator.errors import OrchestratorError
@@ -96,7 +97,7 @@ def status(options: argparse.Namespace) -> int:
 
     context = read_study(options)
     ledger, logs = _existing(context), context.folder / "logs"
-    record = _record(context, ledger, with_rungs=False)
+    record = standing(_record(context, ledger, with_rungs=False))
     alive, troubles = ledger.live_workers(context.study.name), ledger.troubles(context.study.name)
     if options.json:
         print(json.dumps(status_json(record, alive, troubles, logs), indent=1, ensure_ascii=False))
@@ -251,8 +252,9 @@ def _record(context: Context, ledger: Ledger, *, with_rungs: bool = True) -> Stu
 
 
 def _reported(context: Context, ledger: Ledger) -> StudyRecord:
-    """The record, with how the study was run."""
-    return dataclasses.replace(_record(context, ledger), runs=ledger.run_records(context.study.name))
+    """The record, with its derived arms and how the study was run."""
+    record = measured(_record(context, ledger), context.trainer, ledger, context.out)
+    return dataclasses.replace(record, runs=ledger.run_records(context.study.name))
 
 
 def _write_report(context: Context, record: StudyRecord) -> pathlib.Path:

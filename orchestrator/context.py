@@ -119,6 +119,7 @@ def plan_view(context: Context, ledger: Ledger | None, workers: int, *, device: 
         profile=context.profile,
         roles=roles(context.study, [arm.arm for arm in plan.arms]),
         plan=plan,
+        ensembles=context.study.ensembles,
         difference=changes,
         work=work,
         speeds=speed,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.diff import Change, Difference
+from orchestrator.ensembles import Ensemble
 from orchestrator.errors import Problem
 from orchestrator.estimate import Estimate, Speed, Work
 from orchestrator.keys import Json
@@ -32,6 +33,7 @@ class PlanView:
         profile: Chosen profile; empty if the study has none.
         roles: Role of every config key that the study moves.
         plan: The trials.
+        ensembles: Arms derived from these trials.
         difference: Against the ledger.
         work: What is to be done, by program.
         speeds: Of programs, by signature, as far as anything is known of them.
@@ -45,6 +47,7 @@ class PlanView:
     profile: str
     roles: Mapping[str, Role]
     plan: Plan
+    ensembles: Sequence[Ensemble]
     difference: Difference
     work: Sequence[Work]
     speeds: Mapping[str, Speed]
@@ -78,6 +81,7 @@ def plan_json(view: PlanView) -> dict[str, Json]:
         "programs": [_program_json(view, row) for row in view.work],
         "data": [dataclasses.asdict(problem) for problem in view.data_problems],
         "arms": [_arm_json(view, arm) for arm in view.plan.arms],
+        "derived": [_derived_json(view, row) for row in view.ensembles],
         "trials": [
             {
                 "key": trial.key,
@@ -101,7 +105,8 @@ def plan_table(view: PlanView) -> RenderableType:
     hidden = len(view.plan.arms) - MAX_ROWS
     more = [Text(f"… and {hidden} more arms; --json has them all")] if hidden > 0 else []
     programs = [Text(""), _program_table(view)] if view.work else []
-    return Group(_arm_table(view), *more, *programs, Text(""), *(Text(line) for line in summary_lines(view)))
+    derived = [Text(_derived_line(view, row)) for row in view.ensembles]
+    return Group(_arm_table(view), *more, *derived, *programs, Text(""), *(Text(line) for line in summary_lines(view)))
 
 
 def summary_lines(view: PlanView) -> list[str]:
@@ -224,6 +229,33 @@ def _arm_json(view: PlanView, arm: PlannedArm) -> Json:
         "cost": dict(arm.cell.cost),
         "changes": {change.value: view.difference.count(change, arm.arm.name) for change in Change},
     }
+
+
+def _derived_line(view: PlanView, row: Ensemble) -> str:
+    """What an arm that trains nothing is made of."""
+    of, n = " and ".join(row.of), _replicates(view, row)
+    left = n % row.members
+    return (
+        f"{row.name}: derived, 0 trials, from {n - left} of {of}{f' ({left} left over)' if left else ''}, in {n // row.members} "
+        f"group{'' if n // row.members == 1 else 's'} of {row.trials}"
+    )
+
+
+def _derived_json(view: PlanView, row: Ensemble) -> Json:
+    costs = [arm.cell.cost for name in row.of for arm in view.plan.arms if arm.arm.name == name]
+    return {
+        "name": row.name,
+        "of": list(row.of),
+        "members": row.members,
+        "trials": 0,
+        "replicates": _replicates(view, row) // row.members,
+        "cost": {name: row.members * sum(cost[name] for cost in costs) for name in costs[0] if all(name in cost for cost in costs)},
+    }
+
+
+def _replicates(view: PlanView, row: Ensemble) -> int:
+    """That each of its arms has."""
+    return min((arm.replicates for arm in view.plan.arms if arm.arm.name in row.of), default=0)
 
 
 def _cells(arm: PlannedArm) -> int:

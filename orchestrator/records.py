@@ -134,6 +134,9 @@ class ArmRecord:
         tune_trials: Tuning trials that the protocol gives it.
         replicates: Replicates that the protocol gives it.
         selected: Values of the nuisance axes chosen on validation data; None until tuning is finished.
+        of: The trained arms that a derived arm averages; empty for a trained one.
+        members: Replicates of each of these arms that one replicate of a derived arm is made of: number g of the groups that
+            they form in their order.
     """
 
     name: str
@@ -142,6 +145,13 @@ class ArmRecord:
     tune_trials: int
     replicates: int
     selected: FlatConfig | None
+    of: tuple[str, ...] = ()
+    members: int = 1
+
+    @property
+    def is_derived(self) -> bool:
+        """Nothing is trained for it."""
+        return bool(self.of)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,3 +269,9 @@ class StudyRecord:
         """The trials of one arm in one phase, in the order of their index."""
         rows = [row for row in self.trials if row.arm == arm and row.phase is phase]
         return iter(sorted(rows, key=lambda row: row.index))
+
+    @property
+    def trained(self) -> tuple[TrialRecord, ...]:
+        """The trials that the ledger has: those of arms that are not derived."""
+        derived = {arm.name for arm in self.arms if arm.is_derived}
+        return tuple(trial for trial in self.trials if trial.arm not in derived) if derived else self.trials

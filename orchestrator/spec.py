@@ -50,6 +50,7 @@ def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan
             }
             for planned in plan.arms
         ],
+        "derived": [{"name": row.name, "of": list(row.of), "members": row.members} for row in study.ensembles],
     }
 
 
@@ -65,13 +66,15 @@ def _stopping(study: Study) -> str:
 def study_record(spec: Mapping[str, Json], trials: Sequence[TrialRecord]) -> StudyRecord:
     """A study and everything recorded of it, from the ledger alone."""
     values = cast(Mapping[str, Any], spec)
+    arms = tuple(_arm(arm) for arm in values["arms"])
+    derived: list[Mapping[str, Any]] = values["derived"] if "derived" in values else []  # noqa: SIM401 - studies planned before there were derived arms
     plain = ("name", "question", "trainer", "version", "profile", "select", "select_direction", "nuisance", "sampler", "provenance")
     return StudyRecord(
         **{name: values[name] for name in plain},
         stopping=values["stopping"] if "stopping" in values else "",  # noqa: SIM401 - studies planned before there were rules
         base=_tuples(values["base"]),
         objectives=tuple(ObjectiveRecord(metric=metric, direction=direction) for metric, direction in values["objectives"]),
-        arms=tuple(_arm(arm) for arm in values["arms"]),
+        arms=(*arms, *(_derived(row, arms) for row in derived)),
         trials=tuple(trials),
     )
 
@@ -85,6 +88,21 @@ def _arm(values: Mapping[str, Any]) -> ArmRecord:
         tune_trials=values["tune_trials"],
         replicates=values["replicates"],
         selected=None if selected is None else _tuples(selected),
+    )
+
+
+def _derived(values: Mapping[str, Any], trained: Sequence[ArmRecord]) -> ArmRecord:
+    """An arm without trials of its own; `derived` gives it what follows from the trials of others."""
+    own = [arm.replicates for arm in trained if arm.name in values["of"]]
+    return ArmRecord(
+        name=values["name"],
+        baseline=False,
+        overrides={},
+        tune_trials=0,
+        replicates=min(own, default=0) // values["members"],
+        selected=None,
+        of=tuple(values["of"]),
+        members=values["members"],
     )
 
 

@@ -171,7 +171,7 @@ def _rows(record: StudyRecord, troubles: Sequence[Trouble]) -> Iterator[_Row]:
     for trouble in troubles:
         if trouble.cause.blames_trial:
             of_trial[trouble.trial].append(trouble)
-    for trial in record.trials:
+    for trial in record.trained:
         own = of_trial[trial.key]
         if trial.state in _BAD or (own and not trial.state.is_terminal):
             last = own[-1] if own else None

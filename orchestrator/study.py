@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from orchestrator.axes import Distribution, IntUniform, LogUniform, Uniform, Values
 from orchestrator.designs import DESIGNS, Arm, AxisPairs, Design, check_sampler, check_stopping
+from orchestrator.ensembles import Ensemble
 from orchestrator.errors import StudyError, refuse
 from orchestrator.stopping.pareto import Halving
 
@@ -132,6 +133,7 @@ class Study:
         trainer: `module:Class` of the trainer.
         base: Config that arms change, as the trainer's config class; or one for each profile.
         arms: Arms and designs that make arms, in the order of tables.
+        ensembles: Arms that are derived from these; tables show them below.
         axes: A design that every arm is crossed with (the scientific axes of a sweep).
         nuisance: Axes tuned for each arm with an equal budget.
         protocol: `Tune(...)`, or `Replicates(n)` when nothing is tuned.
@@ -143,6 +145,7 @@ class Study:
     trainer: str
     base: Any
     arms: tuple[Design, ...]
+    ensembles: tuple[Ensemble, ...]
     axes: Design | None
     nuisance: tuple[tuple[str, Distribution | Profiles[Distribution]], ...]
     protocol: Protocol | Profiles[Protocol]
@@ -155,14 +158,17 @@ class Study:
         name: str,
         trainer: str,
         base: Any,
-        arms: Sequence[Design],
+        arms: Sequence[Design | Ensemble],
         protocol: Protocol | Profiles[Any],
         axes: Design | None = None,
         nuisance: Mapping[str, Distribution | Profiles[Any]] | None = None,
         objectives: Sequence[Objective] = (Objective("test/nll"),),
         question: str = "",
     ) -> None:
-        values = (name, trainer, base, tuple(arms), axes, tuple((nuisance or {}).items()), protocol, tuple(objectives), question)
+        trained = tuple(arm for arm in arms if not isinstance(arm, Ensemble))
+        derived = tuple(arm for arm in arms if isinstance(arm, Ensemble))
+        tuned = tuple((nuisance or {}).items())
+        values = (name, trainer, base, trained, derived, axes, tuned, protocol, tuple(objectives), question)
         for field, value in zip(dataclasses.fields(self), values, strict=True):
             object.__setattr__(self, field.name, value)
         self._check()
@@ -185,7 +191,12 @@ class Study:
         designs = (*self.arms, *(() if self.axes is None else (self.axes,)))
         for design in designs:
             if not isinstance(design, DESIGNS):  # pyright: ignore[reportUnnecessaryIsInstance]
-                refuse("something in arms is not a design", found=repr(design), expected="Arm, Grid, Sampled, …", fix="wrap it in Arm(...)")
+                refuse(
+                    "something in arms is not a design",
+                    found=repr(design),
+                    expected="Arm, Grid, Sampled, Ensemble, …",
+                    fix="wrap it in Arm(...)",
+                )
         if not self.arms:
             refuse("the study has no arms", found="[]", expected="at least one Arm or design", fix="add an arm to arms=[...]")
         if not self.objectives:

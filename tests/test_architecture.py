@@ -23,9 +23,9 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # fmt: off
 SPINE = (
     "exits", "errors", "keys", "durable", "edits", "config", "contract", "records", "causes", "provenance",
-    "axes", "designs", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
-    "ledger", "storage", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker", "nursery", "publisher", "crew",
-    "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
+    "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
+    "ledger", "storage", "derived", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker", "nursery",
+    "publisher", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -212,7 +212,7 @@ def test_a_library_is_imported_only_where_it_lives() -> None:
 
 
 def test_the_package_itself_exports_the_words_of_a_study_only() -> None:
-    words = {"orchestrator.axes", "orchestrator.designs", "orchestrator.study"}
+    words = {"orchestrator.axes", "orchestrator.designs", "orchestrator.ensembles", "orchestrator.study"}
     words |= {"orchestrator.stopping.halving", "orchestrator.stopping.pareto"}
     assert {row.target for row in within("orchestrator") if row.module == "orchestrator"} <= words
 

@@ -6,7 +6,7 @@ import math
 
 from orchestrator.analysis.metrics import direction_of
 from orchestrator.analysis.paired import t_interval
-from orchestrator.analysis.summary import mean_of, means_of, replicate_values
+from orchestrator.analysis.summary import mean_of, means_of, paired_values
 from orchestrator.records import StudyRecord
 
 
@@ -26,9 +26,8 @@ def best_arms(record: StudyRecord, metric: str) -> tuple[str, ...]:
 
 
 def _alike(record: StudyRecord, lead: str, other: str, metric: str) -> bool:
-    ours, theirs = (replicate_values(record, name, metric) for name in (lead, other))
-    paired = sorted(ours.keys() & theirs.keys())
-    if len(paired) < 2:
+    ours, theirs = paired_values(record, lead, other, metric)
+    if len(ours) < 2:
         return False
-    low, high = t_interval(mean_of([theirs[index] - ours[index] for index in paired]))
+    low, high = t_interval(mean_of([after - before for before, after in zip(ours, theirs, strict=True)]))
     return low <= 0 <= high

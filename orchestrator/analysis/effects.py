@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from orchestrator.analysis.paired import ALPHA, Effect, holm, paired_effect, replicates_needed
-from orchestrator.analysis.summary import replicate_values
+from orchestrator.analysis.summary import paired_values
+from orchestrator.analysis.trials import members_of
 from orchestrator.records import StudyRecord
 
 
@@ -25,6 +27,7 @@ class ArmEffect:
         resolved: `p_holm` is at most `ALPHA` and the interval does not hold 0.
         needed: Replicates that would resolve the observed difference with probability `POWER`; infinite if it is 0, NaN if the
             spread is unknown. At least one more than there are, for an effect that is not resolved.
+        members: Replicates of the study that one pair is of: 1, or more for a derived arm, whose pairs `effect.n` counts.
     """
 
     arm: str
@@ -34,6 +37,7 @@ class ArmEffect:
     p_holm: float
     resolved: bool
     needed: float
+    members: int = 1
 
 
 def baseline_of(record: StudyRecord) -> str:
@@ -46,16 +50,15 @@ def effects(record: StudyRecord, metric: str) -> tuple[ArmEffect, ...]:
     baseline = baseline_of(record)
     if not baseline:
         return ()
-    ours = replicate_values(record, baseline, metric)
     names = [arm.name for arm in record.arms if arm.name != baseline]
-    found = [_effect(ours, replicate_values(record, name, metric)) for name in names]
+    found = [_effect(*paired_values(record, baseline, name, metric)) for name in names]
     corrected = holm([effect.p for effect in found])
     compared = max(1, sum(not math.isnan(p) for p in corrected))
     rows = zip(names, found, corrected, strict=True)
-    return tuple(_compared(name, baseline, metric, effect, p_holm, compared) for name, effect, p_holm in rows)
+    return tuple(_compared(name, baseline, metric, effect, p_holm, compared, members_of(record, name)) for name, effect, p_holm in rows)
 
 
-def _compared(arm: str, baseline: str, metric: str, effect: Effect, p_holm: float, compared: int) -> ArmEffect:
+def _compared(arm: str, baseline: str, metric: str, effect: Effect, p_holm: float, compared: int, members: int) -> ArmEffect:
     resolved = p_holm <= ALPHA and not effect.low <= 0 <= effect.high
     return ArmEffect(
         arm=arm,
@@ -64,17 +67,17 @@ def _compared(arm: str, baseline: str, metric: str, effect: Effect, p_holm: floa
         effect=effect,
         p_holm=p_holm,
         resolved=resolved,
-        needed=_needed(effect, resolved=resolved, compared=compared),
+        needed=members * _needed(effect, resolved=resolved, compared=compared),
+        members=members,
     )
 
 
-def _effect(baseline: dict[int, float], ablated: dict[int, float]) -> Effect:
-    paired = sorted(baseline.keys() & ablated.keys())
-    before, after = (np.array([values[index] for index in paired], dtype=np.float64) for values in (baseline, ablated))
-    if len(paired) >= 2:
+def _effect(baseline: Sequence[float], ablated: Sequence[float]) -> Effect:
+    before, after = (np.array(values, dtype=np.float64) for values in (baseline, ablated))
+    if len(before) >= 2:
         return paired_effect(before, after)
-    mean = float(after[0] - before[0]) if paired and np.isfinite([before[0], after[0]]).all() else math.nan
-    return Effect(mean=mean, se=math.nan, low=math.nan, high=math.nan, p=math.nan, n=len(paired))
+    mean = float(after[0] - before[0]) if len(before) and np.isfinite([before[0], after[0]]).all() else math.nan
+    return Effect(mean=mean, se=math.nan, low=math.nan, high=math.nan, p=math.nan, n=len(before))
 
 
 def _needed(effect: Effect, *, resolved: bool, compared: int) -> float:

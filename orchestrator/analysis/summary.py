@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from orchestrator.analysis.metrics import columns, final_value, is_cost
-from orchestrator.analysis.trials import trials_of
+from orchestrator.analysis.trials import members_of, trials_of
 from orchestrator.records import ArmRecord, Phase, StudyRecord, TrialState
 
 _ROUNDING = 1e-12  # of the largest value
@@ -71,6 +71,35 @@ def replicate_values(record: StudyRecord, arm: str, metric: str) -> dict[int, fl
     done = (trial for trial in trials_of(record, arm, Phase.REPLICATE) if trial.state is TrialState.COMPLETE)
     found = {trial.index: final_value(trial, metric) for trial in done}
     return {index: value for index, value in found.items() if value is not None}
+
+
+def paired_values(record: StudyRecord, first: str, second: str, metric: str) -> tuple[list[float], list[float]]:
+    """Values of two arms over the same replicates of the study, position by position.
+
+    A value of a derived arm is of several replicates. The other arm's is then the mean over the same ones: what it is over
+    the same seeds. A group of which something is missing is left out.
+    """
+    spans = [members_of(record, name) for name in (first, second)]
+    width = math.lcm(*spans)
+    ours, theirs = (
+        _averaged(replicate_values(record, name, metric), width // span) for name, span in zip((first, second), spans, strict=True)
+    )
+    shared = sorted(ours.keys() & theirs.keys())
+    return [ours[number] for number in shared], [theirs[number] for number in shared]
+
+
+def _averaged(values: dict[int, float], size: int) -> dict[int, float]:
+    """Means of values that follow one another, so many together, of groups that are whole.
+
+    >>> _averaged({0: 1.0, 1: 3.0, 2: 5.0, 4: 7.0, 5: 8.0}, 2)
+    {0: 2.0, 2: 7.5}
+    """
+    if size == 1:
+        return values
+    groups: dict[int, list[float]] = {}
+    for index, value in values.items():
+        groups.setdefault(index // size, []).append(value)
+    return {number: sum(group) / size for number, group in groups.items() if len(group) == size}
 
 
 def summarise(record: StudyRecord) -> tuple[ArmSummary, ...]:

@@ -14,6 +14,11 @@ def trials_of(record: StudyRecord, arm: str, phase: Phase) -> tuple[TrialRecord,
     return _sorted_out(_Same(record)).get((arm, phase), ())
 
 
+def members_of(record: StudyRecord, arm: str) -> int:
+    """How many replicates of the study one replicate of the arm stands for: 1, or more where it is derived."""
+    return _members(_Same(record)).get(arm, 1)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Same:
     """A record as a key of a cache: equal to itself alone, since what it holds cannot be hashed."""
@@ -33,3 +38,8 @@ def _sorted_out(same: _Same) -> Mapping[tuple[str, Phase], tuple[TrialRecord, ..
     for trial in same.record.trials:
         groups.setdefault((trial.arm, trial.phase), []).append(trial)
     return {key: tuple(sorted(trials, key=lambda trial: trial.index)) for key, trials in groups.items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _members(same: _Same) -> Mapping[str, int]:
+    return {arm.name: arm.members for arm in same.record.arms if arm.is_derived}

@@ -114,18 +114,26 @@ def _evidence(effect: ArmEffect, decimals: int, compared: int) -> str:
     p = p_text(found.p)
     holm = f", corrected for {compared} arms {p_text(effect.p_holm)}" if compared > 1 else ""
     interval = f"{fixed(found.low, decimals)} to {fixed(found.high, decimals)}"
-    return f"95\u00a0% interval {interval}, p {p if p.startswith('<') else '= ' + p}{holm}, {counted(found.n, 'paired replicate')}"
+    return f"95\u00a0% interval {interval}, p {p if p.startswith('<') else '= ' + p}{holm}, {_pairs(effect)}"
+
+
+def _pairs(effect: ArmEffect) -> str:
+    """What the pairs of a comparison are."""
+    if effect.members == 1:
+        return counted(effect.effect.n, "paired replicate")
+    return f"{counted(effect.effect.n, 'paired group')} of {effect.members} replicates"
 
 
 def _what_it_takes(lead: ArmEffect, compared: int) -> str:
     """How many replicates would resolve the lead; empty if it is resolved."""
     if lead.resolved:
         return ""
-    fewest = fewest_replicates(ALPHA / compared)
-    if lead.effect.n < fewest:
+    fewest, have = (lead.members * pairs for pairs in (fewest_replicates(ALPHA / compared), lead.effect.n))
+    if have < fewest:
         over = f" over {compared} arms" if compared > 1 else ""
+        over += f" in groups of {lead.members}" if lead.members > 1 else ""
         return (
-            f"With {counted(lead.effect.n, 'replicate')} no difference can be resolved, however large: an exact test{over} takes "
+            f"With {counted(have, 'replicate')} no difference can be resolved, however large: an exact test{over} takes "
             f"at least {fewest}." + (f" This one takes about {needed_text(lead.needed)}." if fewest < lead.needed < math.inf else "")
         )
     if math.isinf(lead.needed):

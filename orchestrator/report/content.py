@@ -14,7 +14,7 @@ from orchestrator.records import StudyRecord
 from orchestrator.report.answer import Answer, answer
 from orchestrator.report.gaps import Banner, Mishap, banner, mishaps
 from orchestrator.report.number import plain
-from orchestrator.report.provenance import ArmOrigin, TuningRow, facts, origins, tuning_rows
+from orchestrator.report.provenance import ArmOrigin, TuningRow, derived_words, facts, origins, tuning_rows
 from orchestrator.report.running import Running, running
 from orchestrator.report.stopping import Stopping, stopping
 from orchestrator.report.table import EffectRow, Table, arm_table, effect_row
@@ -50,6 +50,7 @@ class Content:
         banner: What is missing; None if nothing is.
         baseline: Name of the arm that effects are measured against; may be empty.
         table: The arms in the metrics that there is room for.
+        derived: A sentence on each arm of which nothing was trained.
         more: The arms in all other metrics; None if there are none.
         effects: Of the metric that the answer is about; None without a baseline.
         more_effects: Of every other metric of which one way is better.
@@ -73,6 +74,7 @@ class Content:
     banner: Banner | None
     baseline: str
     table: Table
+    derived: tuple[str, ...]
     more: Table | None
     effects: EffectTable | None
     more_effects: tuple[EffectTable, ...]
@@ -109,10 +111,11 @@ def content_of(record: StudyRecord) -> Content:
         banner=banner(record),
         baseline=baseline_of(record),
         table=arm_table(record, main),
+        derived=derived_words(record),
         more=arm_table(record, rest) if rest else None,
         effects=_effects(record, quality) if quality else None,
         more_effects=tuple(table for table in tables if table is not None),
-        same_budget=len({arm.tune_trials for arm in record.arms}) == 1,
+        same_budget=len({arm.tune_trials for arm in record.arms if not arm.is_derived}) == 1,
         select=f"{'highest' if record.select_direction == 'maximize' else 'lowest'} {label(record.select)}" if record.select else "",
         sampler=record.sampler,
         space=dict(record.nuisance),

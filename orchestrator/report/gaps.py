@@ -58,7 +58,7 @@ def mishaps(record: StudyRecord) -> tuple[Mishap, ...]:
             attempts=trial.attempts,
             reason=first_line(trial.reason),
         )
-        for trial in record.trials
+        for trial in record.trained
         if trial.state in (TrialState.FAILED, TrialState.DIVERGED) or _was_tried_again(trial)
     )
 

@@ -8,9 +8,9 @@ from collections import Counter
 from orchestrator.analysis.trials import trials_of
 from orchestrator.analysis.tuning import ArmTuning, tuning
 from orchestrator.keys import FlatConfig
-from orchestrator.records import Phase, StudyRecord
+from orchestrator.records import ArmRecord, Phase, StudyRecord
 from orchestrator.report.number import UNKNOWN, decimals_of_error, duration, fixed, plain
-from orchestrator.report.words import counted, state_words
+from orchestrator.report.words import counted, listed, state_words
 
 _KEYS_SHOWN = 40
 
@@ -49,7 +49,7 @@ class TuningRow:
 def facts(record: StudyRecord) -> tuple[tuple[str, str], ...]:
     """Name and value of what holds for the whole study."""
     # Arms that resolve to one config share their trials.
-    trials = tuple({trial.key: trial for trial in record.trials}.values())
+    trials = tuple({trial.key: trial for trial in record.trained}.values())
     of_trials: dict[str, Counter[str]] = {}
     for trial in trials:
         for key, value in trial.provenance.items():
@@ -75,15 +75,31 @@ def facts(record: StudyRecord) -> tuple[tuple[str, str], ...]:
 
 
 def origins(record: StudyRecord) -> tuple[ArmOrigin, ...]:
-    """How each arm was made."""
+    """How each trained arm was made."""
     rows: list[ArmOrigin] = []
-    for arm in record.arms:
+    for arm in (arm for arm in record.arms if not arm.is_derived):
         replicates = list(trials_of(record, arm.name, Phase.REPLICATE))
         cells = tuple(dict.fromkeys(trial.cell for trial in replicates))
         seeds = ", ".join(str(trial.seed) for trial in replicates[:_KEYS_SHOWN]) + (", …" if len(replicates) > _KEYS_SHOWN else "")
         selected = () if arm.selected is None else settings(arm.selected)
         rows.append(ArmOrigin(arm=arm.name, overrides=settings(arm.overrides), selected=selected, cells=cells, seeds=seeds))
     return tuple(rows)
+
+
+def derived_words(record: StudyRecord) -> tuple[str, ...]:
+    """What each derived arm is."""
+    return tuple(_derived(arm) for arm in record.arms if arm.is_derived)
+
+
+def _derived(arm: ArmRecord) -> str:
+    of = listed(list(arm.of))
+    if arm.members == 1:
+        return f"{arm.name}: the mean prediction of the same replicate of {of}; nothing was trained for it."
+    parts = f"{arm.members} replicates of {of}" if len(arm.of) == 1 else f"{arm.members} replicates of each of {of}"
+    return (
+        f"{arm.name}: the mean prediction of {parts}; nothing was trained for it. Its n counts groups that share no replicate, and "
+        "each is compared with the mean of another arm over the same replicates."
+    )
 
 
 def tuning_rows(record: StudyRecord) -> tuple[TuningRow, ...]:
@@ -121,7 +137,7 @@ def _values(counts: Counter[str]) -> str:
 
 def _trials(record: StudyRecord) -> str:
     def of(phase: Phase) -> str:
-        rows = [trial for trial in record.trials if trial.phase is phase]
+        rows = [trial for trial in record.trained if trial.phase is phase]
         states = Counter(state_words(trial.state.value) for trial in rows)
         words = ", ".join(f"{count} {state}" for state, count in states.most_common())
         return f"{len(rows)} {'tuning trials' if phase is Phase.TUNE else 'replicates'}" + (f" ({words})" if rows else "")
