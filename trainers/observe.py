@@ -63,9 +63,9 @@ def observed(program: Program, params: Any, traced: Mapping[str, Any], images: j
     with nn.intercept_methods(listen):
         program.member_logits(params, traced, images)
     [features] = read
-    n_images, model = len(images), program.config.model
+    n_images, model = len(images), program.model.model  # in which a traced partition is none: its one router counts all experts
     members = jnp.moveaxis(features.reshape(-1, n_images, features.shape[-1]), 0, 1)
-    tokens = [_tokens(choices, n_images, experts=model.experts, routers=routers(model) if len(choices) > 1 else 1) for choices in sent]
+    tokens = [_tokens(choices, n_images, experts=model.experts, routers=routers(model)) for choices in sent]
     return Observed(
         features=members.reshape(n_images, -1).astype(jnp.float32),
         tokens=jnp.stack(tokens, axis=1) if tokens else jnp.zeros((n_images, 0, model.experts)),
@@ -74,7 +74,7 @@ def observed(program: Program, params: Any, traced: Mapping[str, Any], images: j
 
 def _tokens(expert: jax.Array, n_images: int, *, experts: int, routers: int) -> jax.Array:
     """Tokens of each image for each expert, [image, expert], from choices [view, group, token, choice]."""
-    if routers > 1 and expert.shape[0] == routers:  # each counts within its own block, which may reach into the next one
+    if routers > 1:  # each counts within its own block, which may reach into the next one
         expert = (expert + jnp.arange(routers)[:, None, None, None] * (experts // routers)) % experts
     each = expert.reshape(expert.shape[0], n_images, -1)
     return jnp.sum(each[..., None] == jnp.arange(experts), axis=(0, 2), dtype=jnp.float32)

@@ -171,3 +171,18 @@ def test_a_lane_is_augmented_as_it_would_be_alone(images: jax.Array, labels: jax
         for solo, as_mapped, as_batched in zip(alone[position], mapped, batched, strict=True):
             np.testing.assert_array_equal(as_mapped[position], solo)
             np.testing.assert_allclose(as_batched[position], solo, atol=1e-5)
+
+
+def test_a_crop_from_a_larger_image_keeps_its_detail() -> None:
+    # Of a whole crop nothing but the size changes; of a quarter, stripes that half as many pixels cannot show are left.
+    stripes = jnp.tile(jnp.array([1.0, -1.0]), 16)[None, None, :, None] * jnp.ones((4, 32, 1, 1))
+    whole = crop(jax.random.key(0), stripes, jnp.float32(1.0), size=16)
+    assert whole.shape == (4, 16, 16, 1)
+    detailed = crop(jax.random.key(0), stripes, jnp.float32(0.05), size=16)
+    assert float(jnp.abs(detailed).max()) > 0.9
+    assert float(jnp.abs(whole).max()) < 1e-5
+
+
+def test_a_crop_to_the_size_of_the_images_is_the_crop_as_it_was(images: jax.Array) -> None:
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(crop(key, images, jnp.float32(0.2)), crop(key, images, jnp.float32(0.2), size=S))
