@@ -29,7 +29,7 @@ from trainers.reliability import reliability
 from trainers.step import Program, traced_numbers
 
 Arrays = dict[str, np.ndarray]
-MOST_CORRUPTED_BYTES = 256 * 2**20  # of what a trial says of corrupted images; more than that is measured and not kept
+MOST_CORRUPTED_BYTES = predictions.MOST_BYTES // 2  # of what a trial says of corrupted images; more is measured and not kept
 
 
 @dataclasses.dataclass(slots=True)
