@@ -11,7 +11,7 @@ _MAIN_TEST = ("test/nll", "test/error", "test/accuracy", "test/ece", "test/diver
 _CORRUPTED = ("corrupted/nll", "corrupted/error")
 _COST_ORDER = ("cost/train_gflops", "cost/parameters")
 _LESS_IS_BETTER = frozenset({"nll", "error", "ece", "brier", "loss", "fpr95"})
-_MORE_IS_BETTER = frozenset({"accuracy", "auroc"})
+_MORE_IS_BETTER = frozenset({"accuracy", "auroc", "aupr"})
 
 
 def is_cost(metric: str) -> bool:
