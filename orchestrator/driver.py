@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import itertools
 import signal
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -28,7 +29,8 @@ TICK_S = 0.2
 # Shares of the time that the driver counts the study's trials, plans them anew, and describes the plan: what these take grows
 # with the study, to half a second at 100,000 trials, so they come more rarely there.
 COUNTS, PLANS, DESCRIBES = 0.05, 0.05, 0.02
-Settled: TypeAlias = tuple[tuple[str, Phase, int, int, int], ...]
+AT_ONCE = 1000  # arms that are planned anew together
+Settled: TypeAlias = tuple[tuple[str, Phase, int, int, int, float], ...]
 NEWS_EVERY_S = 2.0  # between two looks whether the study was launched again
 LAUNCH = "launch"  # kind of the events that tell of a launcher, with the edition of its study file
 MAX_DEATHS = 20  # of workers in a row without a trial finished: then something is wrong with the machine, not with a trial
@@ -177,15 +179,17 @@ class Driver:
 
     def _replan(self) -> None:
         """Plans again the arms that have moved, or all, and tells the ledger what has changed."""
-        before = None if self._moved is None else self._plan
-        plan, spec = self._outlook.look(self._moved), None
-        if before is None or self._describes.is_due:
+        # Those of many arms in turn: what is told of all of them at once, and what the ledger makes of it, would fill memory.
+        arms = None if self._moved is None else set(itertools.islice(sorted(self._moved), AT_ONCE))
+        before, plan, spec = self._plan, self._outlook.look(arms), None
+        if before is None or arms is None or self._describes.is_due:
             with self._describes.kept():
                 spec = self._describe(plan)
         rows = plan_rows(self._study, self._trainer, plan, spec, self._digest, since=before)
         edition = self._ledger.insert_plan(rows, edition=self._edition)
         self._is_superseded = edition is None  # nothing was written: the study is another launcher's by now
-        self._plan, self._moved, self._edition = plan, set(), edition
+        self._plan, self._edition = plan, edition
+        self._moved = set() if self._moved is None or arms is None else self._moved - arms
 
     def _is_launched_again(self) -> bool:
         """Whether a launcher of a later edition has told of itself. One of the same edition works beside this one."""
@@ -250,8 +254,13 @@ def _arm_progress(arm: PlannedArm, rows: Sequence[ProgressRow]) -> ArmProgress:
 
 
 def _settled(rows: Sequence[ProgressRow]) -> Settled:
-    """What a new plan may follow from: how many have finished, and how many are at a rung, by arm and phase."""
-    return tuple((row.arm, row.phase, row.done, row.failed, row.paused) for row in rows if row.done + row.failed + row.paused)
+    """What a new plan may follow from: how many have finished, and how many are at a rung and at which, by arm and phase.
+
+    The steps tell rungs apart: trials that go on may all be at the next rung before anybody looks.
+    """
+    return tuple(
+        (row.arm, row.phase, row.done, row.failed, row.paused, row.running_steps if row.paused and not row.running else 0) for row in rows
+    )
 
 
 def _left(rows: Sequence[ProgressRow]) -> bool:

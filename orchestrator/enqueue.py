@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from orchestrator.contract import Trainer
 from orchestrator.keys import Json
 from orchestrator.ledger import CellRow, DecisionRow, MemberRow, PlanRows, TrialRow
-from orchestrator.plan import Plan, PlannedCell, PlannedDecision, PlannedTrial
+from orchestrator.plan import Plan, PlannedCell, PlannedDecision, PlannedTrial, changed
 
 
 def plan_rows(
@@ -23,9 +23,8 @@ def plan_rows(
         digest: Of the study file and the settings that the plan was made from.
         since: An earlier plan that the ledger has: then only arms that differ from it are spoken of. None: all.
     """
-    same = set[int]() if since is None else {id(arm) for arm in since.arms} & {id(arm) for arm in plan.arms}
-    arms = [arm for arm in plan.arms if id(arm) not in same]
-    former = [] if since is None else [arm for arm in since.arms if id(arm) not in same]
+    arms = changed(plan, since)
+    former = [] if since is None else changed(since, plan)
     trials = tuple(trial for arm in arms for trial in arm.trials)
     cells = {trial.cell.key: trial.cell for trial in trials}
     return PlanRows(

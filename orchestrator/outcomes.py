@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Outcome, Outcomes, Plan, PlannedTrial, Planner
+from orchestrator.plan import Outcome, Outcomes, Plan, PlannedTrial, Planner, changed
 from orchestrator.records import TrialState
 
+AT_ONCE = 2000  # trials that the ledger is asked about at once: it tells more than is kept
 _BARE = {state: Outcome(state=state, metrics={}) for state in TrialState}  # of a hundred thousand trials most are alike
 
 
@@ -49,29 +50,32 @@ class Outlook:
         plan = self._plan if arms is not None and self._plan is not None else self._planner.plan(self.outcomes)
         while True:
             unknown = {trial.key: trial for trial in self._open(plan, arms) if trial.key not in asked}
-            found = self._ask(unknown.values()) if unknown else {}
+            found = self._ask(tuple(unknown.values()))
             if not found:
                 self._plan = plan
                 return plan
             asked |= unknown.keys()
             self.outcomes |= found
-            plan = self._planner.plan(self.outcomes, moved=arms)
+            plan = self._planner.plan(self.outcomes) if arms is None else self._planner.plan(self.outcomes, since=plan, moved=arms)
 
     def _open(self, plan: Plan, arms: Collection[str] | None) -> Iterator[PlannedTrial]:
         """Trials that may have changed, or are new."""
-        before = set[int]() if self._plan is None else {id(arm) for arm in self._plan.arms}
-        for arm in plan.arms:
-            if arms is None or arm.arm.name in arms:
-                yield from (trial for trial in arm.trials if not self._is_settled(trial.key))
-            elif id(arm) not in before:
-                yield from (trial for trial in arm.trials if trial.key not in self.outcomes)
+        for arm in plan.arms if arms is None else [arm for arm in plan.arms if arm.arm.name in arms]:
+            yield from (trial for trial in arm.trials if not self._is_settled(trial.key))
+        for arm in [] if arms is None else changed(plan, self._plan):
+            yield from (trial for trial in arm.trials if trial.key not in self.outcomes)
 
     def _is_settled(self, key: str) -> bool:
         known = self.outcomes.get(key)
         return known is not None and known.state is TrialState.COMPLETE
 
-    def _ask(self, trials: Iterable[PlannedTrial]) -> dict[str, Outcome]:
-        trials = tuple(trials)
+    def _ask(self, trials: Sequence[PlannedTrial]) -> dict[str, Outcome]:
+        found: dict[str, Outcome] = {}
+        for first in range(0, len(trials), AT_ONCE):
+            found |= self._ask_about(trials[first : first + AT_ONCE])
+        return found
+
+    def _ask_about(self, trials: Sequence[PlannedTrial]) -> dict[str, Outcome]:
         keys = [trial.key for trial in trials]
         if not self._names:
             found = {key: _BARE[state] for key, state in self._ledger.states(keys).items()}

@@ -178,6 +178,16 @@ class _Before:
     outcomes: tuple[Outcome | None, ...]
 
 
+def changed(plan: Plan, since: Plan | None) -> list[PlannedArm]:
+    """Arms of a plan that are not, as they are, in an earlier one of the same planner."""
+    if since is None:
+        return list(plan.arms)
+    if len(plan.arms) == len(since.arms):  # nearly always, and comparing places is the quicker way
+        return [arm for arm, former in zip(plan.arms, since.arms, strict=True) if arm is not former]
+    known = {id(arm) for arm in since.arms}
+    return [arm for arm in plan.arms if id(arm) not in known]
+
+
 class Planner:
     """Plans one study. Cells are computed once, however often it is asked, and an arm again only when its trials' outcomes changed."""
 
@@ -190,19 +200,25 @@ class Planner:
         self._cells: dict[str, PlannedCell] = {}
         self._costs: dict[tuple[tuple[str, float], ...], Mapping[str, float]] = {}
         self._signatures: dict[str, str] = {}
+        self._points: dict[str, FlatConfig] = {}
+        self._numbers: dict[str, int] = {}
         self._before: dict[int | str, _Before] = {}
 
-    def plan(self, outcomes: Outcomes, *, moved: Collection[str] | None = None) -> Plan:
+    def plan(self, outcomes: Outcomes, *, since: Plan | None = None, moved: Collection[str] = ()) -> Plan:
         """All that can be planned from these outcomes. An arm for which nothing changed is the same object as before.
 
         Args:
             outcomes: Of every trial that was planned, as far as they are known.
-            moved: Names of the arms to which something happened since the last plan; None: any of them.
+            since: An earlier plan of this study; None: look at every arm.
+            moved: Names of the arms to which something happened since then.
         """
+        if since is not None and self._made is not None and not since.cohorts:
+            return Plan(arms=self._arms_after(since, self._made, outcomes, moved))
         made = self._made or made_by(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
         if not any(is_adaptive(row) for row in self._designs):
             self._made = made
-        arms = [self._plan_arm(row.arm, number, outcomes, moved) for number, row in enumerate(made)]
+            self._numbers = {row.arm.name: number for number, row in enumerate(made)}
+        arms = [self._plan_arm(row.arm, number, outcomes) for number, row in enumerate(made)]
         tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
         cohorts = [] if tune is None or tune.rule is None else [(frozenset({arm.arm.name}), Phase.TUNE) for arm in arms]
         groups: dict[Cohort, list[int]] = {}
@@ -218,6 +234,13 @@ class Planner:
             cohorts.append((frozenset(arm.arm.name for arm in standing), Phase.REPLICATE))
         return Plan(arms=tuple(arms), cohorts=tuple(cohorts), of_arms=tuple(of_arms))
 
+    def _arms_after(self, since: Plan, made: Sequence[Made], outcomes: Outcomes, moved: Collection[str]) -> tuple[PlannedArm, ...]:
+        """The arms of a study in which none follows from another: only those that moved are looked at."""
+        arms = list(since.arms)
+        for number in sorted(self._numbers[name] for name in moved if name in self._numbers):
+            arms[number] = self._plan_arm(made[number].arm, number, outcomes)
+        return tuple(arms)
+
     @property
     def watches(self) -> frozenset[str]:
         """Metrics whose rungs decide something."""
@@ -231,13 +254,11 @@ class Planner:
         tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
         return frozenset(row.select for row in self._designs if is_adaptive(row)) | frozenset([] if tune is None else [tune.select])
 
-    def _plan_arm(self, arm: Arm, number: int, outcomes: Outcomes, moved: Collection[str] | None = None) -> PlannedArm:
+    def _plan_arm(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
         """The tuning trials of an arm and, once they are finished, its replicates."""
         # Arms that follow from results are made anew each time; the text tells 1 from True, which equal each other.
         name = number if self._made is not None else repr((number, arm))
         before = self._before.get(name)
-        if before is not None and moved is not None and arm.name not in moved:
-            return before.planned
         if before is None or tuple(map(outcomes.get, before.keys)) != before.outcomes:
             before = self._before[name] = self._planned(arm, number, outcomes, before)
         return before.planned
@@ -296,6 +317,8 @@ class Planner:
             score=score,
             earlier=[(point, value) for point, value in earlier if value is not None],
         )
+        # Samplers that ignore results propose the same points to every arm.
+        points = [self._points.setdefault(repr(point), point) for point in points]
         drawn = () if before is None else before.drawn[: len(earlier)]
         return [*drawn, *(trial(points[index], index) for index in range(len(drawn), len(points)))]
 

@@ -54,11 +54,10 @@ def insert_plan(connection: sa.Connection, plan: PlanRows, *, edition: int | Non
 
 def _edition(connection: sa.Connection, plan: PlanRows, edition: int | None) -> int | None:
     """The plan's edition, with the study's row brought up to it; None for a plan of an edition that is no longer the current one."""
-    known = sa.select(studies.c.spec, studies.c.edition, studies.c.digest).where(studies.c.name == plan.study)
-    row = connection.execute(known).first()
-    if plan.spec is None and row is None:
+    row = connection.execute(sa.select(studies.c.edition, studies.c.digest).where(studies.c.name == plan.study)).first()
+    spec = None if plan.spec is None else canonical(plan.spec)
+    if row is None and spec is None:
         raise ValueError(f"the first plan of study {plan.study!r} says what the study is")
-    spec = row.spec if plan.spec is None and row is not None else canonical(plan.spec)
     if row is None:
         new = sa.insert(studies).values(name=plan.study, spec=spec, stop=False, edition=1, digest=plan.digest, created_at=now())
         connection.execute(new)
@@ -67,9 +66,11 @@ def _edition(connection: sa.Connection, plan: PlanRows, edition: int | None) -> 
         edition = row.edition if row.digest == plan.digest else row.edition + 1
     if edition < row.edition:
         return None
-    if (spec, edition, plan.digest) != tuple(row):
-        moved = sa.update(studies).where(studies.c.name == plan.study)
-        connection.execute(moved.values(spec=spec, edition=edition, digest=plan.digest))
+    moved = sa.update(studies).where(studies.c.name == plan.study)
+    if (edition, plan.digest) != tuple(row):
+        connection.execute(moved.values(edition=edition, digest=plan.digest))
+    if spec is not None:
+        connection.execute(moved.where(studies.c.spec != spec).values(spec=spec))
     return edition
 
 
