@@ -33,7 +33,6 @@ class PlanView:
         profile: Chosen profile; empty if the study has none.
         roles: Role of every config key that the study moves.
         plan: The trials.
-        ensembles: Arms derived from these trials.
         difference: Against the ledger.
         work: What is to be done, by program.
         speeds: Of programs, by signature, as far as anything is known of them.
@@ -41,13 +40,13 @@ class PlanView:
         estimate: Of the time left; None where no program was measured.
         workers: That the estimate is for.
         data_problems: Why data cannot be read here.
+        ensembles: Arms derived from the trials.
     """
 
     study: str
     profile: str
     roles: Mapping[str, Role]
     plan: Plan
-    ensembles: Sequence[Ensemble]
     difference: Difference
     work: Sequence[Work]
     speeds: Mapping[str, Speed]
@@ -61,6 +60,7 @@ class PlanView:
         return [row for row in self.work if row.signature not in self.speeds or self.speeds[row.signature].probe is None]
 
     data_problems: Sequence[Problem]
+    ensembles: Sequence[Ensemble] = ()
 
 
 def plan_json(view: PlanView) -> dict[str, Json]:

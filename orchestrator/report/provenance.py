@@ -88,17 +88,20 @@ def origins(record: StudyRecord) -> tuple[ArmOrigin, ...]:
 
 def derived_words(record: StudyRecord) -> tuple[str, ...]:
     """What each derived arm is."""
-    return tuple(_derived(arm) for arm in record.arms if arm.is_derived)
+    replicates = {arm.name: arm.replicates for arm in record.arms}
+    return tuple(_derived(arm, min(replicates[name] for name in arm.of)) for arm in record.arms if arm.is_derived)
 
 
-def _derived(arm: ArmRecord) -> str:
+def _derived(arm: ArmRecord, replicates: int) -> str:
     of = listed(list(arm.of))
     if arm.members == 1:
         return f"{arm.name}: the mean prediction of the same replicate of {of}; nothing was trained for it."
     parts = f"{arm.members} replicates of {of}" if len(arm.of) == 1 else f"{arm.members} replicates of each of {of}"
+    left = replicates % arm.members
     return (
         f"{arm.name}: the mean prediction of {parts}; nothing was trained for it. Its n counts groups that share no replicate, and "
         "each is compared with the mean of another arm over the same replicates."
+        + (f" The last {left} of {replicates} replicates fill no group, so its own mean is over fewer seeds than theirs." if left else "")
     )
 
 
