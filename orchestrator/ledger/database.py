@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,8 +17,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from orchestrator.errors import LedgerError
 
 BUSY_S = 60
-# SQLite's own reach us where we begin transactions and set connections up on the driver's connection.
-DATABASE_ERRORS = (exc.DBAPIError, exc.TimeoutError, sqlite3.Error)
+# SQLite's own reach us where we begin transactions and set connections up on the driver's connection; the others are texts
+# of a damaged file.
+DATABASE_ERRORS = (exc.DBAPIError, exc.TimeoutError, sqlite3.Error, UnicodeDecodeError, json.JSONDecodeError)
 CHUNK = 1000  # keys in one IN clause; SQLite allows 32,766 parameters
 
 
@@ -85,7 +87,10 @@ class Database:
         def once() -> T:
             with self._reader.begin() as connection:
                 _begin(connection, "BEGIN")
-                return work(connection, *args, **kwargs)
+                try:
+                    return work(connection, *args, **kwargs)
+                except ValueError as error:  # no text of the ledger is one that it could not have written
+                    raise explain(error, self._engine.url) from error
 
         return self._patiently(once)
 
@@ -146,7 +151,7 @@ def place(url: sa.URL) -> str:
     return hidden.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
-def explain(error: exc.SQLAlchemyError | sqlite3.Error, url: sa.URL) -> LedgerError:
+def explain(error: exc.SQLAlchemyError | sqlite3.Error | ValueError, url: sa.URL) -> LedgerError:
     """The error in the message form: what happened, where, and what to do. Never a password."""
     lines = str(error.orig if isinstance(error, exc.DBAPIError) else error).strip().splitlines()
     said = _without_secrets(lines[0] if lines else type(error).__name__, url)
@@ -156,18 +161,22 @@ def explain(error: exc.SQLAlchemyError | sqlite3.Error, url: sa.URL) -> LedgerEr
     for words, what, fix in _PERMANENT:
         if any(word in said.lower() for word in words):
             return LedgerError(what, found=f"{said} ({place(url)})", fix=fix)
+    if isinstance(error, ValueError):
+        return LedgerError(_DAMAGED, found=f"{said} ({place(url)})", fix=_RESTORE)
     if isinstance(error, exc.IntegrityError):
         return LedgerError(
             "the ledger refused a row", found=f"{said} ({place(url)})", expected="rows that name a known study, trial, worker"
         )
-    is_away = isinstance(error, (exc.OperationalError, exc.InterfaceError, exc.TimeoutError))
-    if is_away or (isinstance(error, exc.DBAPIError) and error.connection_invalidated):
+    # What SQLite says beside the above is about the file's content, and waiting does not mend that.
+    is_away = url.get_backend_name() != "sqlite" and isinstance(error, (exc.OperationalError, exc.InterfaceError))
+    if is_away or isinstance(error, exc.TimeoutError) or (isinstance(error, exc.DBAPIError) and error.connection_invalidated):
         return LedgerUnavailableError(
             "the ledger's database is out of reach", found=f"{said} ({place(url)})", fix="check that the server runs and the URL is right"
         )
     return LedgerError("the ledger cannot be read or written", found=f"{said} ({place(url)})")
 
 
+_DAMAGED, _RESTORE = "the ledger file is damaged", "restore it from a copy, or move it away and run the study again"
 _TRANSIENT: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("is locked", "deadlock"),
@@ -192,7 +201,7 @@ _PERMANENT: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "make the file and its folder writable, or choose another folder with --out",
     ),
     (("is not a database",), "this file is not a ledger", "choose another path, or move the file away"),
-    (("malformed",), "the ledger file is damaged", "restore it from a copy, or move it away and run the study again"),
+    (("malformed", "could not decode"), _DAMAGED, _RESTORE),
     (("locking protocol",), "the ledger's file system cannot lock files", "put --out on a local disk, or use a PostgreSQL URL"),
     (("password authentication failed",), "the database refused the user or the password", "correct the URL"),
 )

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import stat
 from collections.abc import Generator
 from typing import Any
 
@@ -73,9 +74,15 @@ def parse(url_or_path: str | pathlib.Path) -> sa.URL:
 
 
 def _check_file(path: pathlib.Path, *, create: bool) -> None:
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    except OSError as error:
+        raise _closed(f"{path}: {error.strerror}") from error
+    if mode is not None and stat.S_ISDIR(mode):
         raise LedgerError("the ledger is a file, and this is a folder", found=str(path), fix="name a file in that folder")
-    if not path.exists() and not create:
+    if mode is None and not create:
         raise _no_ledger(str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +92,11 @@ def _check_file(path: pathlib.Path, *, create: bool) -> None:
         ) from error
     closed = [str(place) for place in (path.parent, path) if place.exists() and not os.access(place, os.W_OK)]
     if closed:
-        raise LedgerError(
-            "the ledger cannot be written", found=f"no permission to write {closed[0]}", fix="choose another folder with --out"
-        )
+        raise _closed(f"no permission to write {closed[0]}")
+
+
+def _closed(found: str) -> LedgerError:
+    return LedgerError("the ledger cannot be written", found=found, fix="choose another folder with --out")
 
 
 def _no_ledger(where: str) -> NoLedgerError:
@@ -196,7 +205,11 @@ def _alone(engine: sa.Engine) -> Generator[None]:
     if engine.dialect.name == "postgresql":
         yield
         return
-    with open(f"{engine.url.database}.lock", "wb") as lock:
+    try:
+        lock = open(f"{engine.url.database}.lock", "wb")  # noqa: SIM115
+    except OSError as error:
+        raise _closed(f"{engine.url.database}.lock: {error.strerror}") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.closing(engine.raw_connection()) as connection:
             cursor = connection.cursor()
