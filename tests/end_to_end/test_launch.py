@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 
 import pytest
@@ -58,6 +59,27 @@ def test_a_run_ends_with_a_table_and_the_same_command_again_does_nothing_new(lau
     assert "nothing to do" in again.err
     assert {path: path.stat().st_mtime_ns for path in report.rglob("*") if path.is_file()} == before
     assert not launches.workers()
+    derive_three(launches)
+
+
+def derive_three(launches) -> None:
+    """A derived arm added to a study that has run is there at once; files that are lost cost its row, and nothing else."""
+    leased = attempts(launches)
+    launches.write(arms=(PLAIN, 'Ensemble("plain ×3", of="plain", members=3)', WIDE, DEEP))
+    ended = launches.run()
+    assert ended.code == 0, ended.err
+    assert "nothing to do" in ended.err
+    report = launches.out / "families" / "report"
+    rows = {row["arm"]: row for row in csv.DictReader((report / "table.csv").read_text().splitlines())}
+    assert list(rows) == ["plain", "wide", "deep", "plain ×3"]
+    assert float(rows["plain ×3"]["test/nll effect mean"]) < 0, "the mean of three probabilities has a lower nll than they have on average"
+    for path in launches.out.glob("trials/*/*/predictions.json"):
+        path.write_text("{}")
+    shown = launches.run("report")
+    assert shown.code == 0, shown.err
+    assert re.search(r"plain ×3 +0 of 1 +–", shown.out)
+    assert "it holds no check of its content; to get it back" in (report / "report.md").read_text()
+    assert attempts(launches) == leased
 
 
 def test_json_is_one_document_for_every_command(launches) -> None:
