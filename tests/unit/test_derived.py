@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import io
 import pathlib
 import re
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from orchestrator import Arm, Ensemble, LogUniform, Objective, Replicates, Study, Tune
 from orchestrator.analysis.best import best_arms
@@ -19,12 +22,14 @@ from orchestrator.analysis.paired import paired_effect
 from orchestrator.analysis.summary import paired_values, summarise
 from orchestrator.check import study_problems
 from orchestrator.config import flatten
+from orchestrator.context import plan_view, read_study
 from orchestrator.contract import PREDICTIONS
 from orchestrator.derived import measured, standing
 from orchestrator.enqueue import plan_rows
 from orchestrator.errors import StudyError, collected
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.plan import Planner
+from orchestrator.plan_table import plan_json, plan_table
 from orchestrator.records import Phase, StudyRecord, TrialState
 from orchestrator.report import summary_json, write
 from orchestrator.report.gaps import banner, mishaps
@@ -207,6 +212,34 @@ def test_an_ensemble_adds_no_trial_and_survives_a_profile() -> None:
     first, second = (Planner(row, Vision(), flatten(row.base)).plan({}) for row in (without, asked))
     assert list(first.trials) == list(second.trials)
     assert asked.following(Replicates(8)).ensembles == asked.asking("why?").ensembles == (TWO,)
+
+
+FILE = """
+from orchestrator import *
+from trainers.curves import CurvesConfig
+
+STUDY = Study(
+    name="s",
+    trainer="trainers.curves:Curves",
+    base=CurvesConfig(),
+    arms=[Ensemble("a ×3", of="a", members=3), Arm("a"), Arm("b", {"size": 50}), Ensemble("all", of=["a", "b"], members=4)],
+    protocol=Replicates(8),
+)
+"""
+
+
+def test_the_plan_shows_what_an_ensemble_is_made_of_and_costs(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "study.py").write_text(FILE)
+    options = argparse.Namespace(study=str(tmp_path / "study.py"), profile="", set=[], out=tmp_path / "runs", storage="")
+    view = plan_view(read_study(options), None, 2)
+    text = io.StringIO()
+    Console(file=text, width=200, color_system=None).print(plan_table(view))
+    assert "a ×3: derived, 0 trials, from 6 of a (2 left over), in 2 groups of 3\n" in text.getvalue()
+    assert "all: derived, 0 trials, from 8 of a and b, in 2 groups of 8\n" in text.getvalue()
+    document = cast(Any, plan_json(view))
+    assert [row["cost"]["cost/parameters"] for row in document["derived"]] == [3e4, 4 * (1e4 + 2.5e3)]
+    assert [row["replicates"] for row in document["derived"]] == [2, 2]
+    assert len(document["trials"]) == document["totals"]["new"] == 16
 
 
 # Groups
