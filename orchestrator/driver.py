@@ -259,7 +259,9 @@ def _settled(rows: Sequence[ProgressRow]) -> Settled:
     The steps tell rungs apart: trials that go on may all be at the next rung before anybody looks.
     """
     return tuple(
-        (row.arm, row.phase, row.done, row.failed, row.paused, row.running_steps if row.paused and not row.running else 0) for row in rows
+        (row.arm, row.phase, row.done, row.failed, row.paused, row.running_steps if row.paused and not row.running else 0)
+        for row in rows
+        if row.done + row.failed + row.paused
     )
 
 

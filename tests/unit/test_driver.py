@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from orchestrator import Arm, LogUniform, Replicates, Study, SuccessiveHalving, Tune
+from orchestrator import Arm, LogUniform, Objective, Replicates, Sampled, Study, SuccessiveHalving, Tune
 from orchestrator.config import flatten
 from orchestrator.driver import MAX_DEATHS, Driver, Ending
 from orchestrator.ledger import Entry, Ledger
@@ -145,6 +145,34 @@ def test_a_study_with_paused_trials_is_not_over(halving: Driver, ledger: Ledger,
     told = [(event.payload["rung"], event.payload["decision"]) for event in ledger.events("s") if event.kind == "decision"]
     assert sorted(told) == sorted([(20, "go on"), (20, "stop")] * 4 + [(40, "go on"), (40, "stop")] * 2)
     assert plans[0] <= 12  # once to begin, twice for the rungs of each arm, once or twice for its end: not at every report
+
+
+class HastyCrew(HaltingCrew):
+    """Workers that are at the next rung before the driver looks again."""
+
+    def staff(self, waiting: int) -> None:
+        del waiting  # of it there may be more by now
+        while any(row.waiting for row in self.ledger.progress("s")):
+            self.finish_one()
+
+
+DRAWN = Study(
+    name="s",
+    trainer=TRAINER.name,
+    base=CurvesConfig(),
+    arms=[Arm("a"), Sampled({"learning_rate": LogUniform(1e-3, 1e-1)}, 8, stopping=SuccessiveHalving(first=20, factor=2))],
+    protocol=Replicates(2),
+    objectives=[Objective("val/nll")],
+)
+
+
+def test_arms_that_reach_the_next_rung_before_anybody_looks_are_compared_there(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.driver.TICK_S", 0.0)
+    planner = Planner(DRAWN, TRAINER, flatten(CurvesConfig()))
+    view = View(Console(file=io.StringIO()), "s")
+    driver = Driver(planner, ledger, view, lambda plan: spec_of(DRAWN, TRAINER, planner.base, "", plan, {}))
+    assert driver.run(lambda: HastyCrew(ledger), on_start=lambda: None) is Ending.DONE
+    assert all((row.done, row.paused) == (2, 0) for row in ledger.progress("s"))
 
 
 def test_a_rung_is_decided_while_a_worker_still_writes_its_checkpoints(
