@@ -22,7 +22,7 @@ def save_parameters(path: str | os.PathLike[str], tree: Any, words: Mapping[str,
     """Writes parameters in one stroke, and returns the hash of the file's content: the same parameters and words have the same.
 
     Args:
-        path: Of the file, by custom `….safetensors`.
+        path: Of the file; `read` knows it by the ending `.safetensors`.
         tree: Parameters of a model.
         words: What the file shall say of itself.
 
