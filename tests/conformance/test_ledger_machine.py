@@ -336,6 +336,18 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._record(self.ids[who], [Report(key=trial.key, fence=trial.fence, step=1, value=0.5, outcome=None) for trial in held])
             self._bury(who, cause)
 
+    @precondition(_idle)
+    @rule(who=WHO, cause=st.sampled_from([Cause.RAISED, Cause.OUT_OF_MEMORY]), times=st.integers(1, 3), gains=st.booleans())
+    def fail_in_a_loop(self, who: int, cause: Cause, times: int, gains: bool) -> None:
+        """A worker takes a trial, perhaps gets further with it, and it fails; again and again."""
+        worker = self.ids[who]
+        for time in range(times):
+            self._lease(who, 1, None, lives=True)
+            for trial in self.world.held(worker):
+                if gains:
+                    self._record(worker, [Report(key=trial.key, fence=trial.fence, step=time + 1, value=0.5, outcome=None)])
+                self._fail(trial.key, worker, trial.fence, cause)
+
     def _failed(self) -> bool:
         return any(trial.state is TrialState.FAILED for trial in self.world.trials.values())
 
