@@ -48,7 +48,7 @@ def shapes(model: ModelConfig, data: DataConfig) -> dict[str, tuple[int, ...]]:
     images = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), jnp.float32)
 
     def init(images: jax.Array) -> Any:
-        keys = dict(zip(("params", "dropout", "gating"), jax.random.split(jax.random.key(0), 3), strict=True))
+        keys: dict[str, jax.Array] = dict(zip(("params", "dropout", "gating"), jax.random.split(jax.random.key(0), 3), strict=True))
         traced = {name: jnp.asarray(value) for name, value in values.items()}
         return make_model(model, data).init(keys, images, traced, train=False)["params"]
 

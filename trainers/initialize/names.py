@@ -90,27 +90,33 @@ def _place(name: str) -> int:
 
 def _layout_problem(name: str, files: tuple[str, ...], found: list[np.ndarray], model: ModelConfig, data: DataConfig) -> Problem | None:
     """What keeps arrays of a file from becoming the parameter, though they might have as many numbers."""
-    is_packed, width = "query_key_value" in name, model.hidden // model.heads
-    if is_packed != (len(files) > 1) or (is_packed and len(files) != len(_PACKED)):
-        expected = "query, key and value, one each" if is_packed else "one of them"
-        return Problem(f"parameter {name} cannot be made", found=", ".join(files), expected=expected, fix="take a file of one model")
-    expected: tuple[int, ...] | None = None
-    if name == "embedding/kernel":
-        channels = found[0].shape[2] if model.mimo and found[0].ndim == 4 else data.channels
-        expected = (model.patch, model.patch, channels, model.hidden)
-    elif is_packed:
-        expected = (model.hidden, model.heads, width) if name.endswith("kernel") else (model.heads, width)
-    elif name.endswith("attention/out/kernel"):
-        expected = (model.heads, width, model.hidden)
-    elif name.endswith("router/kernel") and found[0].ndim == 3:
-        expected = (model.hidden, *found[0].shape[1:])  # [feature, member, expert of it]
+    n_files = len(_PACKED) if "query_key_value" in name else 1
+    if len(files) != n_files:
+        what = "query, key and value, one each" if n_files > 1 else "one of them"
+        return Problem(f"parameter {name} cannot be made", found=", ".join(files), expected=what, fix="take a file of one model")
+    expected = _published_shape(name, found[0], model, data)
     wrong = [f"{file} {array.shape}" for file, array in zip(files, found, strict=True) if expected not in (None, array.shape)]
     if not wrong:
         return None
-    fields = "model.patch and data.channels" if name == "embedding/kernel" else "model.hidden and model.heads"
+    fields = "model.patch, data.channels and model.hidden" if name == "embedding/kernel" else "model.hidden and model.heads"
     return Problem(
         f"parameter {name} has another shape", found=", ".join(wrong), expected=f"{expected}", fix=f"set {fields} as in the file"
     )
+
+
+def _published_shape(name: str, found: np.ndarray, model: ModelConfig, data: DataConfig) -> tuple[int, ...] | None:
+    """What an array must be that becomes the parameter in another layout; None for the others, which are compared as they are."""
+    width = model.hidden // model.heads
+    if name == "embedding/kernel":  # that of a MIMO model has the channels of M images, and is fresh whatever is found
+        channels = found.shape[2] if model.mimo and found.ndim == 4 else data.channels
+        return (model.patch, model.patch, channels, model.hidden)
+    if "query_key_value" in name:
+        return (model.hidden, model.heads, width) if name.endswith("kernel") else (model.heads, width)
+    if name.endswith("attention/out/kernel"):
+        return (model.heads, width, model.hidden)
+    if name.endswith("router/kernel") and found.ndim == 3:
+        return (model.hidden, *found.shape[1:])  # [feature, member, expert of it]
+    return None
 
 
 def _ours(name: str, found: list[np.ndarray]) -> np.ndarray:

@@ -89,7 +89,7 @@ def read(prefix: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_index(path: pathlib.Path) -> tuple[list[Leaf], int]:
     """The leaves in the order by which shards count them, and the number of shards."""
-    content = msgpack_restore(path.read_bytes())
+    content: Any = msgpack_restore(path.read_bytes())
     n_shards, tree, version = content["shard_count"], content["index"], content.get("version")
     if type(n_shards) is not int or not 0 < n_shards <= MOST_SHARDS:
         raise DamagedError(f"it speaks of {n_shards!r} shards")
