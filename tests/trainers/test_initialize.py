@@ -311,6 +311,11 @@ def test_a_sparse_layer_never_becomes_a_dense_one(tmp_path):
     assert "experts are not merged into one MLP" in text
 
 
+def test_a_sparse_block_beyond_the_last_is_refused_by_its_name(tmp_path):
+    model = dataclasses.replace(VIT, depth=1)
+    assert any(text.startswith("block_1 has no place in the model") for text in problems(as_release(tmp_path, vmoe()), model))
+
+
 def test_another_number_of_experts_is_refused(tmp_path):
     found = problems(as_release(tmp_path, vmoe(experts=8)), SPARSE)
     assert len(found) == 5  # the router, and kernels and biases of two layers
@@ -381,7 +386,12 @@ def test_the_command_shows_what_starts_from_what(tmp_path, capsys):
 
 
 def test_the_command_names_what_does_not_fit_and_fails(tmp_path, capsys):
-    code, out, err = run(as_npz(tmp_path, vit(channels=3) | {"MapHead/probe": np.zeros(8, np.float32)}), capsys, "--json")
+    path = as_npz(tmp_path, vit(channels=3) | {"MapHead/probe": np.zeros(8, np.float32)})
+    code, out, err = run(path, capsys)
+    assert code == 1
+    assert "block_0/norm_mlp/scale" in out
+    assert "MapHead/probe has no place in the model" in err
+    code, out, err = run(path, capsys, "--json")
     assert code == 1
     assert json.loads(out)["problems"] == [
         "MapHead/probe has no place in the model\n"

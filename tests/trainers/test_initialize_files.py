@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from orchestrator.contract import DataError
 from tests.trainers import published
 from trainers import checkpoint
-from trainers.initialize import load_parameters, read, save_parameters
+from trainers.initialize import augreg, load_parameters, read, save_parameters
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -82,6 +82,20 @@ def test_a_head_that_promises_more_than_there_is_makes_no_room(tmp_path):
     with zipfile.ZipFile(tmp_path / "vit.npz", "w") as archive:
         archive.writestr("cls.npy", content.getvalue())
     refused(tmp_path / "vit.npz", r"cls.npy has \d+ bytes, and its head says float32 \(1000000, 1000000\)")
+
+
+def test_a_vit_that_claims_to_unpack_to_more_than_any_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "vit.npz", **ARRAYS)
+    monkeypatch.setattr(augreg, "MOST_BYTES", 100)
+    refused(tmp_path / "vit.npz", "its arrays claim .* bytes")
+
+
+def test_a_format_that_no_weights_were_ever_in_is_refused(tmp_path):
+    content = io.BytesIO()
+    np.lib.format.write_array(content, ARRAYS["cls"], version=(3, 0))
+    with zipfile.ZipFile(tmp_path / "vit.npz", "w") as archive:
+        archive.writestr("cls.npy", content.getvalue())
+    refused(tmp_path / "vit.npz", r"cls.npy is of version \(3, 0\)")
 
 
 def test_a_vit_that_was_cut_short_or_changed_is_refused(tmp_path):
@@ -246,6 +260,8 @@ def test_a_damaged_file_of_ours_and_one_of_strangers_are_refused(tmp_path):
     refused(tmp_path / "b.safetensors", "it holds no hash of its content")
     checkpoint.save(tmp_path, checkpoint.Checkpoint(key="k", program="p", arrays={"step": np.zeros(())}))
     refused(tmp_path, "it holds no parameters")
+    save_parameters(tmp_path / "c.safetensors", {"step": np.zeros(2, np.int32)})
+    refused(tmp_path / "c.safetensors", "step is no array of floats")
 
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path):
