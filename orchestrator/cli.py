@@ -30,7 +30,7 @@ commands
   status   show where the study stands, from the ledger
   report   write the report again, from the ledger alone
   stop     ask the launcher of this study, wherever it runs, to checkpoint and stop
-  retry    put failed trials back in the queue
+  retry    put failed trials back in the queue, and finished ones whose predictions were damaged
 """
 
 EPILOG = """examples

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from orchestrator.context import Context, plan_view, planned, read_study
 from orchestrator.crew import Crew, CrewOptions
-from orchestrator.derived import measured, standing
+from orchestrator.derived import damaged, measured, standing
 from orchestrator.driver import Driver, Ending, prepare_data, unfinished
 from orchestrator.edits import edits_told
 from orchestrator.errors import OrchestratorError
@@ -123,10 +123,15 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def retry(options: argparse.Namespace) -> int:
-    """Puts failed trials back in the queue."""
+    """Puts failed trials back in the queue, and finished ones whose predictions a disk has damaged since."""
     context = read_study(options)
-    count = _existing(context).retry(context.study.name)
-    print(f"{count} failed trials are planned again; run the study to train them", file=sys.stderr)
+    ledger = _existing(context)
+    torn = damaged(_record(context, ledger, with_rungs=False), context.trainer, ledger, context.out)
+    for reason in torn.values():
+        print(reason, file=sys.stderr)
+    count, redone = ledger.retry(context.study.name), ledger.redo(torn)
+    also = f", and {redone} finished ones whose predictions cannot be read" if redone else ""
+    print(f"{count} failed trials{also} are planned again; run the study to train them", file=sys.stderr)
     return DONE
 
 

@@ -54,6 +54,28 @@ def measured(record: StudyRecord, trainer: Trainer, ledger: Ledger, out: pathlib
     return _extended(record, combine)
 
 
+def damaged(record: StudyRecord, trainer: Trainer, ledger: Ledger, out: pathlib.Path) -> dict[str, str]:
+    """Complete trials whose predictions can no longer be read, by key, and why. Those that never left any are not among them.
+
+    Args:
+        record: As the ledger gives it.
+        trainer: Which it names.
+        ledger: Knows where the predictions are.
+        out: Folder that their paths are relative to.
+    """
+    if not isinstance(trainer, Combiner):
+        return {}
+    complete = {trial.key: trial for trial in record.trials if trial.state is TrialState.COMPLETE}
+    found: dict[str, str] = {}
+    for row in ledger.artifacts(complete):
+        if row.name == PREDICTIONS:
+            try:
+                trainer.combine([out / row.uri], [row.trial], complete[row.trial].config)
+            except DataError as error:
+                found[row.trial] = _in_a_line(error)
+    return found
+
+
 def _extended(record: StudyRecord, combine: Combine) -> StudyRecord:
     derived = [_trial(arm, number, group, combine) for arm, number, group in _groups(record)]
     return dataclasses.replace(record, trials=(*record.trials, *derived)) if derived else record

@@ -140,6 +140,17 @@ def retry(connection: sa.Connection, study: str) -> int:
     return len(keys)
 
 
+def redo(connection: sa.Connection, keys: Sequence[str]) -> int:
+    """Complete trials wait again; see `Ledger.redo`."""
+    check(TrialState.COMPLETE, TrialState.PLANNED)
+    n_again = 0
+    for some in chunks(keys):
+        again = sa.update(trials).where(trials.c.key.in_(some), trials.c.state == TrialState.COMPLETE)
+        n_again += connection.execute(again.values(state=TrialState.PLANNED, reason="", losses=0, retried=trials.c.fence)).rowcount
+    settle(connection, keys)
+    return n_again
+
+
 def troubles(connection: sa.Connection, study: str) -> tuple[Trouble, ...]:
     """Attempts at the study's trials that ended before their time; see `Ledger.troubles`."""
     own = sa.select(memberships.c.trial).where(memberships.c.study == study, memberships.c.trial == attempts.c.trial)

@@ -225,6 +225,13 @@ class Ledger:
         """FAILED trials of the study wait again, their failures forgotten; how many."""
         return self._database.write(ending.retry, study)
 
+    def redo(self, keys: Iterable[str]) -> int:
+        """Complete trials wait again, because files that they left behind were damaged since; how many.
+
+        What they measured stands until they report it again.
+        """
+        return self._database.write(ending.redo, tuple(keys))
+
     def troubles(self, study: str) -> tuple[Trouble, ...]:
         """Attempts at the study's trials that ended before their time, oldest first."""
         return self._database.read(ending.troubles, study)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from orchestrator.records import TrialState
 
 # LEASED to PLANNED is a lane that a worker hands back before it did any work on it. What waits, pauses or was stopped follows
-# the plans of its studies: a rung holds it, a decision ends it, and an edited study wants it again.
+# the plans of its studies: a rung holds it, a decision ends it, and an edited study wants it again. COMPLETE to PLANNED is asked for
+# by a person, of a trial that left files behind which a disk has damaged since.
 FOLLOWERS: Mapping[TrialState, frozenset[TrialState]] = types.MappingProxyType(
     {
         TrialState.PLANNED: frozenset({TrialState.LEASED, TrialState.PAUSED, TrialState.STOPPED}),
@@ -17,7 +18,7 @@ FOLLOWERS: Mapping[TrialState, frozenset[TrialState]] = types.MappingProxyType(
         TrialState.PAUSED: frozenset({TrialState.PLANNED, TrialState.STOPPED}),
         TrialState.LEASED: frozenset(TrialState) - {TrialState.LEASED},
         TrialState.FAILED: frozenset({TrialState.PLANNED}),
-        TrialState.COMPLETE: frozenset(),
+        TrialState.COMPLETE: frozenset({TrialState.PLANNED}),
         TrialState.STOPPED: frozenset({TrialState.PLANNED, TrialState.PAUSED}),
         TrialState.DIVERGED: frozenset(),
     }
@@ -33,9 +34,9 @@ def check(before: TrialState, after: TrialState) -> None:
         ValueError: It may not.
 
     >>> check(TrialState.PLANNED, TrialState.LEASED)
-    >>> check(TrialState.COMPLETE, TrialState.LEASED)
+    >>> check(TrialState.DIVERGED, TrialState.LEASED)
     Traceback (most recent call last):
-    ValueError: a complete trial cannot become leased; it can become nothing else
+    ValueError: a diverged trial cannot become leased; it can become nothing else
     """
     if after not in FOLLOWERS[before]:
         allowed = ", ".join(sorted(FOLLOWERS[before])) or "nothing else"

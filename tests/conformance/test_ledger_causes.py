@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import BOUNDS, Ledger, Trouble
 from orchestrator.records import Cause, TrialState
-from tests.ledgers import LEASE_S, STUDY, plan, register, rung, states, with_members
+from tests.ledgers import LEASE_S, STUDY, finish, plan, register, rung, states, with_members
 
 DEATHS = (Cause.OUT_OF_MEMORY, Cause.CRASHED, Cause.KILLED)
 
@@ -200,3 +200,31 @@ def test_workers_of_two_machines_share_a_server_and_never_a_file(ledger: Ledger,
     for worker in ledger.live_workers(STUDY):
         ledger.worker_ended(worker.id)
     assert register(ledger, "b", host="node2") != here
+
+
+# Files that were damaged after all was done
+
+
+def test_a_complete_trial_that_is_done_again_keeps_its_result_until_it_has_a_new_one(ledger: Ledger) -> None:
+    ledger.insert_plan(plan(2))
+    worker = register(ledger)
+    finish(ledger, worker, ledger.lease(STUDY, worker, 2, lease_s=LEASE_S))
+    assert ledger.redo([]) == 0
+    assert ledger.redo(["t0001", "unknown"]) == 1
+    assert ledger.redo(["t0001"]) == 0
+    assert states(ledger) == {"t0000": TrialState.COMPLETE, "t0001": TrialState.PLANNED}
+    assert [row.step for row in ledger.trial_records(STUDY)[1].rungs] == [10]
+    (again,) = ledger.lease(STUDY, worker, 9, lease_s=LEASE_S)
+    ledger.record(worker, [rung(again, 5, val_nll=1.0)])
+    finish(ledger, worker, [again])
+    assert [row.step for row in ledger.trial_records(STUDY)[1].rungs] == [5, 10]
+    assert ledger.unpublished(STUDY, "wandb") == ("t0000", "t0001")
+
+
+def test_a_trial_that_runs_or_failed_is_not_done_again(ledger: Ledger) -> None:
+    ledger.insert_plan(plan(2))
+    worker = register(ledger)
+    failing, _ = ledger.lease(STUDY, worker, 2, lease_s=LEASE_S)
+    ledger.fail(worker, failing.key, failing.fence, "no", bounds=dict.fromkeys(Cause, 1))
+    assert ledger.redo(["t0000", "t0001"]) == 0
+    assert states(ledger) == {"t0000": TrialState.FAILED, "t0001": TrialState.LEASED}

@@ -24,7 +24,7 @@ from orchestrator.check import study_problems
 from orchestrator.config import flatten
 from orchestrator.context import plan_view, read_study
 from orchestrator.contract import PREDICTIONS
-from orchestrator.derived import measured, standing
+from orchestrator.derived import damaged, measured, standing
 from orchestrator.enqueue import plan_rows
 from orchestrator.errors import StudyError, collected
 from orchestrator.ledger import Entry, Ledger
@@ -336,13 +336,27 @@ def test_a_damaged_file_costs_its_group_and_says_how_to_get_it_back(five: Ran) -
     assert not mishaps(five.whole), "nothing is wrong with a trial"
 
 
+def test_only_complete_trials_whose_file_cannot_be_read_are_damaged(tmp_path: pathlib.Path) -> None:
+    done = ran(tmp_path, study(BASE, TWO, OTHER), unfinished=[("V-MoE", 1)], silent=[("V-MoE", 2)])
+    assert damaged(done.record, Vision(), done.ledger, done.out) == {}
+    gone, torn = done.file("V-MoE", 0), done.file("ViT", 3)
+    gone.unlink()
+    torn.write_bytes(torn.read_bytes()[:-9])
+    keys = {trial.key for trial in done.record.trials if (trial.arm, trial.index) in (("V-MoE", 0), ("ViT", 3))}
+    found = damaged(done.record, Vision(), done.ledger, done.out)
+    assert found.keys() == keys
+    assert damaged(done.record, Alone(), done.ledger, done.out) == {}
+    assert done.ledger.redo(found) == 2
+    assert {trial.key for trial in done.record.trials if trial.state is TrialState.PLANNED} == keys
+
+
 def test_a_report_is_written_whatever_became_of_the_files(five: Ran, tmp_path: pathlib.Path) -> None:
     for index in range(4):
         five.file("V-MoE", index).unlink()
     write(five.whole, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert re.search(r"\| V-MoE ×2 \| 0 of 2 \| – \|", text)
-    assert "to get it back: train the trial again" in text.replace("\\", "")
+    assert "to get it back: put it back in the queue with `retry`" in text.replace("\\", "")
     assert "V-MoE ×2,0,0,2,,,0" in (tmp_path / "report" / "table.csv").read_text()
 
 

@@ -18,7 +18,7 @@ def test_the_table_is_the_one_of_the_design() -> None:
     ended = {(S.LEASED, after) for after in (S.COMPLETE, S.STOPPED, S.DIVERGED, S.FAILED, S.PREEMPTED, S.LOST, S.PLANNED, S.PAUSED)}
     held = {(before, S.PAUSED) for before in (S.PLANNED, S.PREEMPTED, S.LOST, S.STOPPED)}
     dropped = {(before, S.STOPPED) for before in (S.PLANNED, S.PREEMPTED, S.LOST, S.PAUSED)}
-    wanted_again = {(S.PAUSED, S.PLANNED), (S.STOPPED, S.PLANNED), (S.FAILED, S.PLANNED)}
+    wanted_again = {(S.PAUSED, S.PLANNED), (S.STOPPED, S.PLANNED), (S.FAILED, S.PLANNED), (S.COMPLETE, S.PLANNED)}
     assert arrows == leased | ended | held | dropped | wanted_again
 
 
