@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from orchestrator.contract import DataError
 from trainers import ood, predictions
-from trainers.predictions import LABELS, LOG_PROBABILITIES, SPLITS
+from trainers.predictions import KEPT, LABELS, LOG_PROBABILITIES
 from trainers.reliability import binned
 
 Arrays = Mapping[str, np.ndarray]
@@ -55,10 +55,10 @@ def scores(trials: Sequence[Arrays], *, bins: int, corrupted: bool = True) -> di
         corrupted: See `combine`.
     """
     found: dict[str, float] = {}
-    for split in SPLITS:
+    shared = [name for name in trials[0] if all(name in trial for trial in trials)]
+    for split in (split for split in KEPT if f"{split}/{LABELS}" in shared):
         members = [trial[f"{split}/{LOG_PROBABILITIES}"] for trial in trials]
         found |= _named(split, evaluated(members, trials[0][f"{split}/{LABELS}"], bins=bins))
-    shared = [name for name in trials[0] if all(name in trial for trial in trials)]
     negatives = _unsureness([trial[f"test/{LOG_PROBABILITIES}"] for trial in trials])
     for name in (name for name in shared if name.startswith("ood/")):
         detected = ood.detection(negatives, _unsureness([trial[name] for trial in trials]))
@@ -141,7 +141,7 @@ def _chunks(trials: Sequence[np.ndarray]) -> Iterator[tuple[slice, Floats, Float
 def _check(trials: Sequence[Arrays], keys: Sequence[str]) -> None:
     first = trials[0]
     for key, trial in zip(keys, trials, strict=True):
-        for split in SPLITS:
+        for split in (split for split in KEPT if f"{split}/{LABELS}" in first and f"{split}/{LABELS}" in trial):
             labels, said = f"{split}/{LABELS}", f"{split}/{LOG_PROBABILITIES}"
             shapes = [row[said].shape[1:] for row in (first, trial)]
             if shapes[0] != shapes[1] or not np.array_equal(first[labels], trial[labels]):

@@ -197,7 +197,7 @@ class _Loop:
         final = [place for place, seat in arrived.items() if seat.is_final]
         said: dict[int, dict[str, np.ndarray]] = {place: {} for place in final}
         for split in self._pack.splits:
-            of_split, keep = list(arrived) if split == "val" else final, final if split in predictions.SPLITS else ()
+            of_split, keep = list(arrived) if split == "val" else final, final if split in predictions.KEPT else ()
             for place, found in self._pack.measure(split, of_split, keep=keep).items() if of_split else ():
                 metrics[place] |= found.metrics
                 if found.log_probabilities is not None:

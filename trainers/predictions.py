@@ -14,6 +14,7 @@ from orchestrator.contract import DamagedError, DataError, write_whole
 from trainers import sealed
 
 SPLITS = ("val", "test")
+KEPT = (*SPLITS, "corrupted")  # the last where the dataset has such a split
 LOG_PROBABILITIES, LABELS = "log_probabilities", "labels"
 MOST_BYTES = 64 * 2**20  # of log-probabilities in float32; of more than that every number is kept in half as many bytes
 
@@ -27,7 +28,7 @@ def save(folder: pathlib.Path, key: str, arrays: Mapping[str, np.ndarray]) -> st
         folder: The trial's.
         key: The trial's.
         arrays: `val/log_probabilities` and `test/log_probabilities`, float32 [member, image, class], and `val/labels` and
-            `test/labels`, int32 [image].
+            `test/labels`, int32 [image]; of further images, such as `corrupted/…`, as far as there are any.
 
     Raises:
         DataError: They cannot be written.
@@ -63,8 +64,7 @@ def load(path: pathlib.Path, key: str) -> dict[str, np.ndarray]:
             f"the predictions of trial {key} cannot be read",
             found=f"{path}: {error}",
             expected="the file as the trial left it",
-            fix="train the trial again by itself, with its config and seed, and copy the file from the folder that has the same name:\n"
-            "            python -m trainers.vision --config FILE --seed SEED",
+            fix="put it back in the queue with `retry`: it is trained again, to the same bits",
         ) from error
     return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in arrays.items()}
 

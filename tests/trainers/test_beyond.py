@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.contract import Report, read_row
 from tests.trainers.scripted import TINY_VISION, ScriptedHost, lane
-from trainers import backend, beyond, fewshot, predictions, rescore
+from trainers import backend, beyond, ensembles, fewshot, predictions, rescore
 from trainers.corruptions import KINDS
 from trainers.data import Split
 from trainers.evaluate import EvalSplit
@@ -17,6 +17,7 @@ from trainers.vision import Vision
 
 SHORT = {**TINY_VISION, "train.steps": 3, "train.rung_steps": 3}
 ASKED = {
+    "eval.corrupted": True,
     "eval.corruptions": "generated",
     "eval.ood": ["inverted", "waves"],
     "eval.few_shot": ["gratings", "digits"],
@@ -54,7 +55,7 @@ def test_what_is_asked_for_changes_no_other_number(everything: tuple[Report, pat
 def test_each_evaluation_reports_its_metrics(everything: tuple[Report, pathlib.Path], nothing: tuple[Report, pathlib.Path]) -> None:
     found = everything[0].metrics
     groups = {name.partition("/")[0] for name in found.keys() - nothing[0].metrics.keys()}
-    assert groups == {"corrupt", "ood", "fewshot", "test"}
+    assert groups == {"corrupt", "corrupted", "ood", "fewshot", "test"}
     assert {"corrupt/nll", "corrupt/contrast/error", "ood/waves/auroc", "ood/inverted/fpr95", "test/load_cv"} <= found.keys()
     assert {f"fewshot/gratings/{shots}shot_accuracy" for shots in (1, 5, 10, 25)} <= found.keys()
     assert all(np.isfinite(value) for value in found.values())
@@ -76,6 +77,16 @@ def test_saved_predictions_give_every_metric_that_they_decide_again(everything: 
         # Where two classes are as likely but for the last digit, rounding decides what the answer is.
         counts_answers = name.rpartition("/")[2] in ("error", "ece", "disagreement", "normalised_disagreement")
         assert again[name] == pytest.approx(report.metrics[name], rel=1e-4, abs=2 / 297 if counts_answers else 1e-5), name
+
+
+def test_an_ensemble_measures_all_that_its_members_kept(everything: tuple[Report, pathlib.Path]) -> None:
+    report, folder = everything
+    said = predictions.load(folder / report.artifacts["predictions"], report.key)
+    twice, members = ensembles.scores([said, said], bins=15), ("diversity", "disagreement", "normalised_disagreement", "cosine")
+    assert twice.keys() == {name for name in report.metrics if name.partition("/")[0] not in ("train", "fewshot")} - {"test/load_cv"}
+    for name in (name for name in twice if name.rpartition("/")[2] not in members):
+        rounding = 2 / 297 if name.rpartition("/")[2] in ("error", "ece") else 1e-5
+        assert twice[name] == pytest.approx(report.metrics[name], rel=1e-4, abs=rounding), name
 
 
 def test_an_ensemble_of_a_trial_with_itself_is_the_trial(everything: tuple[Report, pathlib.Path]) -> None:

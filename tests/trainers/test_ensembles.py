@@ -28,6 +28,7 @@ def trial(seed: int, *, members: int = 1, n_images: int = 40, classes: int = 4, 
 
     found = {"val/log_probabilities": said(members), "val/labels": labels, "test/log_probabilities": said(members), "test/labels": labels}
     if others:
+        found |= {"corrupted/log_probabilities": said(members), "corrupted/labels": labels}
         found |= {"ood/inverted/log_probabilities": said(members), "corrupt/fog/log_probabilities": said(2, members)}
     return found
 
@@ -83,7 +84,8 @@ def test_metrics_are_those_that_a_trial_of_all_members_would_report() -> None:
 def test_rescoring_the_members_of_all_side_by_side_says_the_same() -> None:
     trials = [trial(seed, members=2, others=True) for seed in range(2)]
     wanted = rescore.scores(rescore.ensemble(trials), bins=BINS)
-    assert ensembles.scores(trials, bins=BINS) == pytest.approx(wanted, rel=1e-4)
+    found = {name: value for name, value in ensembles.scores(trials, bins=BINS).items() if not name.startswith("corrupted/")}
+    assert found == pytest.approx(wanted, rel=1e-4)
 
 
 def test_an_ensemble_of_one_trial_twice_is_that_trial() -> None:
@@ -120,13 +122,14 @@ def test_other_and_corrupted_images_are_measured_too() -> None:
     found = ensembles.scores(trials, bins=BINS)
     names = set(ensembles.scores([trial(0, members=2), trial(1, members=2)], bins=BINS))
     of_test = {name.partition("/")[2] for name in names if name.startswith("test/")}
-    added = {f"ood/inverted/{name}" for name in ("auroc", "aupr", "fpr95")} | {
-        f"corrupt/{where}{name}" for where in ("", "fog/") for name in of_test
-    }
+    added = {f"ood/inverted/{name}" for name in ("auroc", "aupr", "fpr95")}
+    added |= {f"{where}/{name}" for where in ("corrupted", "corrupt", "corrupt/fog") for name in of_test}
     assert set(found) == names | added
     severities = [plain([row["corrupt/fog/log_probabilities"][place] for row in trials], trials[0]["test/labels"]) for place in range(2)]
     assert found["corrupt/fog/nll"] == pytest.approx(np.mean([row["nll"] for row in severities]), rel=1e-5)
     assert found["corrupt/nll"] == found["corrupt/fog/nll"]
+    corrupted = plain([row["corrupted/log_probabilities"] for row in trials], trials[0]["corrupted/labels"])
+    assert found["corrupted/nll"] == pytest.approx(corrupted["nll"], rel=1e-5)
     assert not any(name.startswith("corrupt/") for name in ensembles.scores(trials, bins=BINS, corrupted=False))
     assert not any(name.startswith("ood/") for name in ensembles.scores([trials[0], trial(1, members=2)], bins=BINS))
 

@@ -74,7 +74,7 @@ def test_predictions_that_cannot_be_used_name_the_trial_and_the_way_back(tmp_pat
         path.write_bytes(path.read_bytes()[:-1])
     if damage == "gone":
         path.unlink()
-    with pytest.raises(DataError, match=r"(?s)predictions of trial trial cannot be read.*python -m trainers.vision"):
+    with pytest.raises(DataError, match=r"(?s)predictions of trial trial cannot be read.*back in the queue with `retry`"):
         predictions.load(path, "trial")
 
 
