@@ -144,7 +144,7 @@ PROBE = Probe(signature="sig", device="cpu", strategy="map", width=4, compile_s=
 
 
 def prepared(ledger: Ledger) -> dict[str, Any]:
-    """A study in the middle: a worker with two leases, one that has ended, one expired lease, a failed trial."""
+    """A study in the middle: a worker with two leases, one that has ended, one expired lease, a failed trial, a complete one."""
     ledger.insert_plan(plan(8))
     given = {"identity": "w", "host": "here", "pid": 7}
     ids = [ledger.register_worker(STUDY, **given, started=f"birth {number}") for number in range(4)]
@@ -155,6 +155,7 @@ def prepared(ledger: Ledger) -> dict[str, Any]:
     for _ in range(3):
         (failing,) = ledger.lease(STUDY, ids[3], 1, lease_s=LEASE_S)
         ledger.fail(ids[3], failing.key, failing.fence, "it raised")
+    finish(ledger, ids[3], ledger.lease(STUDY, ids[3], 1, lease_s=LEASE_S))
     ledger.worker_ended(ids[3], exit_code=0)
     ledger.claim(STUDY, "tune", "me", LEASE_S)
     return {"ids": ids, "held": held, "dead": dead, "late": late, "new": given | {"started": "later"}}
@@ -180,6 +181,7 @@ WRITES: dict[str, tuple[Call, object]] = {  # each with what a second call says,
     "expire": (lambda ledger, _: ledger.expire(STUDY), []),
     "release_dead": (lambda ledger, known: ledger.release_dead(STUDY, {known["ids"][1]: Cause.CRASHED}), []),
     "retry": (lambda ledger, _: ledger.retry(STUDY), 0),
+    "redo": (lambda ledger, _: ledger.redo(["t0005"]), 0),
     "claim": (lambda ledger, _: ledger.claim(STUDY, "publish", "me", LEASE_S), None),
     "disclaim": (lambda ledger, _: ledger.disclaim(STUDY, "tune", "me"), None),
     "request_stop": (lambda ledger, _: ledger.request_stop(STUDY, True), None),
