@@ -62,6 +62,30 @@ class Patience:
 NO_PATIENCE = Patience(for_s=0.0)
 
 
+def patiently(call: Callable[[], T], patience: Patience) -> T:
+    """Makes a call, again and again while the database cannot serve and there is patience left.
+
+    Raises:
+        LedgerUnavailableError: It could not serve for all that time.
+    """
+    began, pause_s, waited = time.monotonic(), FIRST_WAIT_S, False
+    while True:
+        try:
+            result = call()
+        except LedgerUnavailableError as error:
+            if time.monotonic() - began + pause_s > patience.for_s or patience.hasty():
+                raise
+            if not waited:
+                waited = True
+                patience.say(f"waiting for the ledger: {error.problems[0].what} ({error.problems[0].found})")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_WAIT_S)
+        else:
+            if waited:
+                patience.say(f"the ledger is back after {time.monotonic() - began:.0f} s")
+            return result
+
+
 class Database:
     """Short transactions on one engine. Safe to use from several threads, not across a fork."""
 
@@ -79,7 +103,7 @@ class Database:
             with writing(self._engine) as connection:
                 return work(connection, *args, **kwargs)
 
-        return self._patiently(once)
+        return patiently(lambda: self._explained(once), self._patience)
 
     def read(self, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does the work in a transaction whose reads all see the same state."""
@@ -92,30 +116,11 @@ class Database:
                 except ValueError as error:  # no text of the ledger is one that it could not have written
                     raise explain(error, self._engine.url) from error
 
-        return self._patiently(once)
+        return patiently(lambda: self._explained(once), self._patience)
 
     def close(self) -> None:
         """Closes every connection."""
         self._engine.dispose()
-
-    def _patiently(self, once: Callable[[], T]) -> T:
-        """Makes the call, again and again while the database cannot serve and there is patience left."""
-        began, pause_s, waited = time.monotonic(), FIRST_WAIT_S, False
-        while True:
-            try:
-                result = self._explained(once)
-            except LedgerUnavailableError as error:
-                if time.monotonic() - began + pause_s > self._patience.for_s or self._patience.hasty():
-                    raise
-                if not waited:
-                    waited = True
-                    self._patience.say(f"waiting for the ledger: {error.problems[0].what} ({error.problems[0].found})")
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_WAIT_S)
-            else:
-                if waited:
-                    self._patience.say(f"the ledger is back after {time.monotonic() - began:.0f} s")
-                return result
 
     def _explained(self, once: Callable[[], T]) -> T:
         try:

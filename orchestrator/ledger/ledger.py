@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from orchestrator.contract import Probe
 from orchestrator.keys import FlatConfig, Json
 from orchestrator.ledger import ending, journal, lease, plan, presence, read, record, runs
-from orchestrator.ledger.database import NO_PATIENCE, Database, Patience
+from orchestrator.ledger.database import NO_PATIENCE, Database, Patience, patiently
 from orchestrator.ledger.ending import BOUNDS
 from orchestrator.ledger.opening import open_engine
 from orchestrator.ledger.rows import (
@@ -44,13 +44,13 @@ class Ledger:
         Args:
             url_or_path: Where it is.
             create: Make it where there is none.
-            patience: Of every later call with a database that cannot serve at the moment.
+            patience: Of this call and every later one with a database that cannot serve at the moment.
 
         Raises:
             LedgerError: There is none and `create` is false; the place cannot be written; it holds something else, or the
                 ledger of a newer Tessera.
         """
-        return cls(Database(open_engine(url_or_path, create=create), patience))
+        return cls(Database(patiently(lambda: open_engine(url_or_path, create=create), patience), patience))
 
     @property
     def where(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.contract import Report, read_row
 from tests.trainers.scripted import TINY_VISION, ScriptedHost, lane
-from trainers import backend, beyond, ensembles, fewshot, predictions, rescore
+from trainers import backend, beyond, ensembles, fewshot, predictions
 from trainers.corruptions import KINDS
 from trainers.data import Split
 from trainers.evaluate import EvalSplit
@@ -70,8 +70,8 @@ def test_under_corruption_the_mean_is_over_kinds_alike(everything: tuple[Report,
 
 def test_saved_predictions_give_every_metric_that_they_decide_again(everything: tuple[Report, pathlib.Path]) -> None:
     report, folder = everything
-    again = rescore.scores(predictions.load(folder / report.artifacts["predictions"], report.key), bins=15)
-    decided = {name for name in report.metrics if name.partition("/")[0] in ("val", "test", "corrupt", "ood")} - {"test/load_cv"}
+    again = ensembles.scores([predictions.load(folder / report.artifacts["predictions"], report.key)], bins=15)
+    decided = {name for name in report.metrics if name.partition("/")[0] not in ("train", "fewshot")} - {"test/load_cv"}
     assert again.keys() == decided
     for name in decided:
         # Where two classes are as likely but for the last digit, rounding decides what the answer is.
@@ -87,24 +87,6 @@ def test_an_ensemble_measures_all_that_its_members_kept(everything: tuple[Report
     for name in (name for name in twice if name.rpartition("/")[2] not in members):
         rounding = 2 / 297 if name.rpartition("/")[2] in ("error", "ece") else 1e-5
         assert twice[name] == pytest.approx(report.metrics[name], rel=1e-4, abs=rounding), name
-
-
-def test_an_ensemble_of_a_trial_with_itself_is_the_trial(everything: tuple[Report, pathlib.Path]) -> None:
-    report, folder = everything
-    said = predictions.load(folder / report.artifacts["predictions"], report.key)
-    alone, twice = rescore.scores(said, bins=15), rescore.scores(rescore.ensemble([said, said]), bins=15)
-    for name in ("test/nll", "test/brier", "corrupt/nll", "ood/waves/auroc"):
-        assert twice[name] == pytest.approx(alone[name], rel=1e-5)
-    assert twice["test/diversity"] == pytest.approx(alone["test/diversity"] * 2 / 3, rel=1e-4)  # 4 of 6 pairs are of other members
-
-
-def test_trials_of_other_images_make_no_ensemble(everything: tuple[Report, pathlib.Path]) -> None:
-    report, folder = everything
-    said = predictions.load(folder / report.artifacts["predictions"], report.key)
-    with pytest.raises(ValueError, match="other images: test/labels differ"):
-        rescore.ensemble([said, said | {"test/labels": said["test/labels"][::-1]}])
-    with pytest.raises(ValueError, match="an ensemble needs a trial"):
-        rescore.ensemble([])
 
 
 def test_the_description_holds_diagrams_and_loads(everything: tuple[Report, pathlib.Path], nothing: tuple[Report, pathlib.Path]) -> None:

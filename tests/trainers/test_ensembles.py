@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.contract import Combiner, DataError
-from trainers import ensembles, metrics, predictions, rescore
+from trainers import ensembles, metrics, predictions
 from trainers.curves import Curves
 from trainers.vision import Vision
 
@@ -79,13 +79,6 @@ def test_metrics_are_those_that_a_trial_of_all_members_would_report() -> None:
     assert {name: found[f"test/{name}"] for name in wanted} == pytest.approx(
         {name: float(value) for name, value in wanted.items()}, rel=1e-4
     )
-
-
-def test_rescoring_the_members_of_all_side_by_side_says_the_same() -> None:
-    trials = [trial(seed, members=2, others=True) for seed in range(2)]
-    wanted = rescore.scores(rescore.ensemble(trials), bins=BINS)
-    found = {name: value for name, value in ensembles.scores(trials, bins=BINS).items() if not name.startswith("corrupted/")}
-    assert found == pytest.approx(wanted, rel=1e-4)
 
 
 def test_an_ensemble_of_one_trial_twice_is_that_trial() -> None:
