@@ -11,7 +11,7 @@ import itertools
 import signal
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import TypeAlias, cast
 
@@ -161,14 +161,19 @@ class Driver:
         """The rows after a plan made anew, where more may follow from them."""
         if self._moved is not None and not self._moved:
             return rows
-        if _left(rows):
-            if not self._plans.is_due or not self._may_advance(rows):
-                return rows
-        else:
-            self._moved = None  # the last plan leaves nothing out
+        over = not _left(rows)
+        if not over and not (self._plans.is_due and self._may_advance(rows)):
+            return rows
         with self._plans.kept():
             self._replan()
-        return self._ledger.progress(self._study)
+            while over and self._moved:
+                self._replan()
+            rows = self._ledger.progress(self._study)
+            if over and not _left(rows):
+                self._moved = None  # the last plan leaves nothing out
+                self._replan()
+                rows = self._ledger.progress(self._study)
+        return rows
 
     def _may_advance(self, rows: Sequence[ProgressRow]) -> bool:
         """Whether more may follow from what just came in: an arm's whole batch, or a cohort's whole rung."""
@@ -181,12 +186,12 @@ class Driver:
         """Plans again the arms that have moved, or all, and tells the ledger what has changed."""
         # Those of many arms in turn: what is told of all of them at once, and what the ledger makes of it, would fill memory.
         arms = None if self._moved is None else set(itertools.islice(sorted(self._moved), AT_ONCE))
-        before, plan, spec = self._plan, self._outlook.look(arms), None
-        if before is None or arms is None or self._describes.is_due:
-            with self._describes.kept():
-                spec = self._describe(plan)
-        rows = plan_rows(self._study, self._trainer, plan, spec, self._digest, since=before)
-        edition = self._ledger.insert_plan(rows, edition=self._edition)
+        before, plan = self._plan, self._outlook.look(arms)
+        describes = before is None or arms is None or self._describes.is_due
+        with self._describes.kept() if describes else nullcontext():
+            spec = self._describe(plan) if describes else None
+            rows = plan_rows(self._study, self._trainer, plan, spec, self._digest, since=before)
+            edition = self._ledger.insert_plan(rows, edition=self._edition)
         self._is_superseded = edition is None  # nothing was written: the study is another launcher's by now
         self._plan, self._edition = plan, edition
         self._moved = set() if self._moved is None or arms is None else self._moved - arms

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Outcome, Outcomes, Plan, PlannedTrial, Planner, changed
@@ -23,6 +24,26 @@ def planned(planner: Planner, ledger: Ledger | None) -> tuple[Plan, Outcomes]:
         return planner.plan({}), {}
     outlook = Outlook(planner, ledger)
     return outlook.look(), outlook.outcomes
+
+
+class _One(Mapping[str, float]):
+    """A mapping of one name: a third of a dict, of which a large study would hold as many as it has trials."""
+
+    __slots__ = ("_name", "_value")
+
+    def __init__(self, name: str, value: float) -> None:
+        self._name, self._value = name, value
+
+    def __getitem__(self, name: str) -> float:
+        if name != self._name:
+            raise KeyError(name)
+        return self._value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self._name,))
+
+    def __len__(self) -> int:
+        return 1
 
 
 class Outlook:
@@ -87,5 +108,7 @@ class Outlook:
         return found | {key: Outcome(state=found[key].state, metrics=found[key].metrics, rungs=curve) for key, curve in rungs.items()}
 
     def _outcome(self, state: TrialState, finals: dict[str, float]) -> Outcome:
-        metrics = {name: value for name, value in finals.items() if name in self._names}
-        return Outcome(state=state, metrics=metrics) if metrics else _BARE[state]
+        metrics = {sys.intern(name): value for name, value in finals.items() if name in self._names}
+        if not metrics:
+            return _BARE[state]
+        return Outcome(state=state, metrics=metrics if len(metrics) > 1 else _One(*metrics.popitem()))
