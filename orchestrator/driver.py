@@ -166,10 +166,10 @@ class Driver:
             return rows
         with self._plans.kept():
             self._replan()
-            while over and self._moved:
+            while over and self._moved and not self._is_superseded:
                 self._replan()
             rows = self._ledger.progress(self._study)
-            if over and not _left(rows):
+            if over and not _left(rows) and not self._is_superseded:
                 self._moved = None  # the last plan leaves nothing out
                 self._replan()
                 rows = self._ledger.progress(self._study)
@@ -192,7 +192,9 @@ class Driver:
             spec = self._describe(plan) if describes else None
             rows = plan_rows(self._study, self._trainer, plan, spec, self._digest, since=before)
             edition = self._ledger.insert_plan(rows, edition=self._edition)
-        self._is_superseded = edition is None  # nothing was written: the study is another launcher's by now
+        if edition is None:  # nothing was written: the study is another launcher's by now
+            self._is_superseded = True
+            return
         self._plan, self._edition = plan, edition
         self._moved = set() if self._moved is None or arms is None else self._moved - arms
 
