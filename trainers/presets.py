@@ -8,7 +8,6 @@ from typing import Any
 
 from orchestrator.contract import Value, flatten
 from trainers.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, VisionConfig
-from trainers.data.catalog import lookup
 
 # hidden, mlp, depth and heads, then the n of the last n odd blocks that are sparse.
 WIDTHS = {"S": (512, 2048, 8, 8, 2), "B": (768, 3072, 12, 12, 2), "L": (1024, 4096, 24, 16, 5), "H": (1280, 5120, 32, 16, 5)}
@@ -183,6 +182,8 @@ def fine_tuned(dataset: str) -> VisionConfig:
         raise ValueError(f"Table 7 has no {dataset!r}; one of {', '.join(TABLE_7)}")
     config, steps = paper(), TABLE_7[dataset]["train.steps"][1]
     assert isinstance(steps, int), "steps are counted"
+    from trainers.data.catalog import lookup  # NumPy comes with it, and a plan needs none
+
     classes = lookup(dataset).classes
     return dataclasses.replace(
         config,

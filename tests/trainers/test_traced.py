@@ -24,6 +24,7 @@ EVERYTHING_ON = TINY_VISION | {
     "augment.mixup": 0.2,
     "augment.crop": True,
     "augment.flip": True,
+    "augment.randaugment_layers": 1,
     "optim.warmup_steps": 1,
     "optim.weight_decay": 0.1,
     "optim.clip_norm": 0.1,
