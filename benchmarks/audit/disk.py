@@ -66,6 +66,8 @@ class Disk:
         number = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.ioctl(number, SHUTDOWN, struct.pack("=I", NO_LOG_FLUSH))
+        except OSError as error:
+            raise NoDiskError(f"power cuts need a file system that can be shut down: {error.strerror}") from error
         finally:
             os.close(number)
         self._unmount()
@@ -89,10 +91,18 @@ def missing_for_disks() -> str:
     """Why this machine cannot have such a disk, as far as can be told without trying; empty if nothing speaks against it."""
     if os.geteuid() != 0:
         return "power cuts need root, to mount a disk of their own"
-    return "" if shutil.which("mkfs.ext4") else "power cuts need mkfs.ext4"
+    return "" if shutil.which("mkfs.ext4", path=_programs()) else "power cuts need mkfs.ext4"
+
+
+def _programs() -> str:
+    """Where programs are looked for: also where those of the administrator lie, which not every PATH holds."""
+    return os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    program = shutil.which(command[0], path=_programs())
+    if program is None:
+        raise NoDiskError(f"power cuts need {command[0]}")
+    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NoDiskError(f"{command[0]} said: {done.stderr.strip() or done.returncode}")
+        raise NoDiskError(f"power cuts need what {command[0]} refuses here: {done.stderr.strip() or done.returncode}")
