@@ -133,7 +133,7 @@ class _Row:
 
     Attributes:
         trial: The trial.
-        last: The last attempt that is held against it; None for one that diverged without any.
+        last: The last attempt that is held against it; None for one that diverged.
         count: Attempts that ended by that cause.
     """
 
@@ -142,14 +142,14 @@ class _Row:
     count: int
 
     def place(self, logs: Logs) -> str:
-        if self.last is None or self.trial.state is TrialState.DIVERGED:
+        if self.last is None:
             return logs.place_of_trial(self.trial.key)
         return logs.place_of(self.last)
 
     def words(self, logs: Logs) -> str:
         trial, last = self.trial, self.last
         parts = [f"{trial.arm}, {trial.phase.value} {trial.index} ({trial.key})", trial.state.value]
-        if last is not None and trial.state is not TrialState.DIVERGED:
+        if last is not None:
             bound = BOUNDS[last.cause]
             times = f"attempt {self.count} of {bound}" if self.count <= bound else f"{self.count} attempts"
             parts.append(f"{last.cause.value}, {times}")
@@ -174,7 +174,8 @@ def _rows(record: StudyRecord, troubles: Sequence[Trouble]) -> Iterator[_Row]:
     for trial in record.trained:
         own = of_trial[trial.key]
         if trial.state in _BAD or (own and not trial.state.is_terminal):
-            last = own[-1] if own else None
+            # What diverged was not ended by the worker that it lost before.
+            last = own[-1] if own and trial.state is not TrialState.DIVERGED else None
             yield _Row(trial, last, sum(row.cause is last.cause for row in own) if last is not None else 0)
 
 

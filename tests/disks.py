@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import resource
+import stat
 from collections.abc import Iterator
+
+import pytest
 
 
 @contextlib.contextmanager
@@ -29,3 +33,15 @@ def flip(path: pathlib.Path, place: int = -1) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
+
+
+def uncounted() -> dict[str, str]:
+    """An environment in which coverage is not measured: a process of nobody's cannot write down what it ran."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "COV_"))}
+
+
+def need_a_checkout_for_all() -> None:
+    """Skips a test that runs as nobody where nobody may not enter the folder of the checkout."""
+    here = pathlib.Path(__file__).resolve()
+    if closed := [str(folder) for folder in here.parents if not folder.stat().st_mode & stat.S_IXOTH]:
+        pytest.skip(f"a process of nobody's may not enter {closed[0]}")

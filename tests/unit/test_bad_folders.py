@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 
 import pytest
+
+from tests.disks import need_a_checkout_for_all, uncounted
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -30,7 +31,7 @@ STUDY = Study(
 AS_NOBODY = """
 import os, sys
 from orchestrator import cli, commands
-from orchestrator.executors import fleet, local
+from orchestrator.executors import fleet, local, nursery
 from orchestrator.ledger import Ledger
 arguments = sys.argv[1:]
 assert cli.main([arguments[0], "plan", "--out", arguments[-1] + "-not-there"]) == 0
@@ -44,6 +45,7 @@ sys.exit(cli.main(arguments))
 
 @pytest.mark.parametrize("verb", ["run", "report", "retry"])
 def test_a_folder_without_permission_is_one_message_and_starts_nothing(verb: str) -> None:
+    need_a_checkout_for_all()
     with tempfile.TemporaryDirectory(dir="/tmp") as place:  # pytest's own are closed to nobody
         folder = pathlib.Path(place)
         folder.chmod(0o755)
@@ -55,7 +57,7 @@ def test_a_folder_without_permission_is_one_message_and_starts_nothing(verb: str
             cwd=ROOT,
             capture_output=True,
             text=True,
-            env=os.environ | {"TESSERA_NO_NURSERY": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            env=uncounted() | {"TESSERA_NO_NURSERY": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             timeout=120,
             check=False,
         )

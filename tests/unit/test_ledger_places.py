@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import Ledger, Patience
+from tests.disks import need_a_checkout_for_all, uncounted
 from tests.ledgers import ROOT, STUDY, plan
 
 # Root may write everywhere, so the process becomes nobody once it has imported what it needs.
@@ -58,7 +59,8 @@ def ledger_in(folder: pathlib.Path) -> pathlib.Path:
 
 def said(path: pathlib.Path, mode: str = "create") -> list[str]:
     """The lines that a process of nobody's says."""
-    done = subprocess.run([sys.executable, "-c", OPENS, str(path), mode], cwd=ROOT, capture_output=True, text=True)
+    need_a_checkout_for_all()
+    done = subprocess.run([sys.executable, "-c", OPENS, str(path), mode], cwd=ROOT, capture_output=True, text=True, env=uncounted())
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
