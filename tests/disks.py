@@ -6,10 +6,7 @@ import contextlib
 import os
 import pathlib
 import resource
-import stat
 from collections.abc import Iterator
-
-import pytest
 
 
 @contextlib.contextmanager
@@ -35,15 +32,7 @@ def flip(path: pathlib.Path, place: int = -1) -> None:
     path.write_bytes(content)
 
 
-def uncounted() -> dict[str, str]:
-    """An environment in which coverage is not measured: a process of nobody's cannot write down what it ran."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "COV_"))}
-
-
-def need_a_checkout_for_all() -> None:
-    """Skips a test that runs as nobody, since root may write anywhere, where nobody may not enter the folder of the checkout."""
-    if os.geteuid() != 0:
-        return
-    here = pathlib.Path(__file__).resolve()
-    if closed := [str(folder) for folder in here.parents if not folder.stat().st_mode & stat.S_IXOTH]:
-        pytest.skip(f"a process of nobody's may not enter {closed[0]}")
+def held_to_permissions() -> list[str]:
+    """What a command begins with so that closed files are closed to it: root gives up its right to open them all the same."""
+    beyond = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={beyond}", f"--inh-caps={beyond}"] if os.geteuid() == 0 else []

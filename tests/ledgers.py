@@ -177,6 +177,16 @@ def postgresql(*, password: str = "") -> Generator[PostgreSQL]:
         shutil.rmtree(folder)
 
 
+def need_postgresql() -> None:
+    """Skips what needs a server where there is no program for one."""
+    import pytest  # not at the top: processes that tests start import this module too
+
+    try:
+        _postgresql_programs()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
 def _postgresql_programs() -> pathlib.Path:
     found = [path.parent for path in sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     if on_path := shutil.which("initdb"):

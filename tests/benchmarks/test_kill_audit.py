@@ -173,23 +173,24 @@ def test_the_same_seed_draws_the_same_kills() -> None:
 
 # The program below is the audit's process, for that adopts what its children leave behind: pytest must not.
 ORPHANED = """
-import os, pathlib, sys, time
+import os, pathlib, sys
 from benchmarks.audit import processes
 from benchmarks.audit.processes import Processes, Role, Victim
+from tests.waiting import eventually
 processes.ORPHAN_S = 0.7
 folder = pathlib.Path(sys.argv[1])
 child = "import signal; signal.pause()"
 launcher = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True).wait()"
 with Processes(lambda line, parent: Role.WORKER if "subprocess" not in line else Role.OTHER) as study:
     study.launch([sys.executable, "-c", launcher], environment=dict(os.environ), folder=folder, log=folder / "log")
-    while not study.strike(Victim.WORKER, lambda seen: seen[0]): time.sleep(0.02)
-    while study.ended() is None: time.sleep(0.02)
+    eventually(lambda: study.strike(Victim.WORKER, lambda seen: seen[0]))
+    eventually(lambda: study.ended() is not None)
     first = study.launches, len(study.orphans)
     study.launch([sys.executable, "-c", launcher], environment=dict(os.environ), folder=folder, log=folder / "log")
-    while len(study.look()) < 2: time.sleep(0.02)
+    eventually(lambda: len(study.look()) >= 2)
     assert study.strike(Victim.LAUNCHER, lambda seen: seen[0]) == 1
     assert study.strike(Victim.EVERYTHING, lambda seen: seen[0]) == 0, "orphans are counted first"
-    while not study.orphans: study.look(); time.sleep(0.02)
+    eventually(lambda: study.look() and study.orphans)
     left = [seen.process.pid for seen in study.look()]
 print(*first, len(study.orphans), *left)
 """

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestrator.ledger import Ledger
-from tests.ledgers import postgresql
+from tests.ledgers import need_postgresql, postgresql
 
 MakeUrl = Callable[[], str]
 
@@ -32,11 +32,9 @@ def sqlite_urls(tmp_path_factory: pytest.TempPathFactory) -> MakeUrl:
 @pytest.fixture(scope="session")
 def postgresql_urls() -> Generator[MakeUrl]:
     """Databases made from one migrated template, on a server of our own."""
+    need_postgresql()
     with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(postgresql()).url
-        except FileNotFoundError as error:
-            pytest.skip(str(error))
+        server = stack.enter_context(postgresql()).url
         admin = sa.create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
         stack.callback(admin.dispose)
         numbers = itertools.count()

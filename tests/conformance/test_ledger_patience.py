@@ -22,7 +22,7 @@ from orchestrator.contract import Probe
 from orchestrator.ledger import Ledger, LedgerUnavailableError, Patience, opening
 from orchestrator.records import Cause, TrialState
 from tests.conformance.conftest import MakeUrl
-from tests.ledgers import LEASE_S, STUDY, PostgreSQL, dump, empty, finish, plan, postgresql, register, rung, start, states
+from tests.ledgers import LEASE_S, STUDY, PostgreSQL, dump, empty, finish, need_postgresql, plan, postgresql, register, rung, start, states
 from tests.waiting import eventually
 
 LONG = Patience(for_s=300)
@@ -31,12 +31,9 @@ LONG = Patience(for_s=300)
 @pytest.fixture(scope="module")
 def server() -> Generator[PostgreSQL]:
     """A server that may be stopped: nobody else's."""
-    try:
-        manager = postgresql()
-        with manager as running:
-            yield running
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    need_postgresql()
+    with postgresql() as running:
+        yield running
 
 
 def database(server: PostgreSQL, name: str, password: str | None = None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import copy
 import dataclasses
 import itertools
@@ -21,7 +20,7 @@ import sqlalchemy as sa
 from orchestrator.ledger import Ledger, NoLedgerError
 from orchestrator.ledger.opening import parse
 from orchestrator.storage import VARIABLE, storage_of
-from tests.ledgers import PostgreSQL, postgresql
+from tests.ledgers import PostgreSQL, need_postgresql, postgresql
 from tests.waiting import eventually
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -185,11 +184,9 @@ class Launches:
 @pytest.fixture(scope="session")
 def server() -> Generator[PostgreSQL]:
     """A PostgreSQL server that asks for a password."""
-    with contextlib.ExitStack() as stack:
-        try:
-            yield stack.enter_context(postgresql(password=PASSWORD))
-        except FileNotFoundError as error:
-            pytest.skip(str(error))
+    need_postgresql()
+    with postgresql(password=PASSWORD) as running:
+        yield running
 
 
 _databases = itertools.count()

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import pathlib
 import random
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Generator
 
 import pytest
 
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import Ledger, Patience
-from tests.disks import need_a_checkout_for_all, uncounted
+from tests.disks import held_to_permissions
 from tests.ledgers import ROOT, STUDY, plan
 
-# Root may write everywhere, so the process becomes nobody once it has imported what it needs.
 OPENS = """
-import os, sys, tempfile
+import sys
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import Ledger, Patience
 from tests.ledgers import plan
-with tempfile.TemporaryDirectory() as folder, Ledger.open(folder + "/ledger.sqlite") as ledger:
-    ledger.insert_plan(plan(1))
-if os.geteuid() == 0:
-    os.setuid(65534)
 try:
     with Ledger.open(sys.argv[1], create=sys.argv[2] == "create") as ledger:
         print("open")
@@ -39,28 +32,25 @@ except LedgerError as error:
 
 
 @pytest.fixture
-def folder() -> Generator[pathlib.Path]:
-    """A folder that nobody may enter: pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as made:
-        path = pathlib.Path(made)
-        path.chmod(0o777)
-        yield path
-        for place in (path, *path.iterdir()):
-            place.chmod(0o777)
+def folder(tmp_path: pathlib.Path) -> Generator[pathlib.Path]:
+    """A folder whose permissions a test may take away."""
+    path = tmp_path / "closed"
+    path.mkdir()
+    yield path
+    path.chmod(0o755)
 
 
 def ledger_in(folder: pathlib.Path) -> pathlib.Path:
     path = folder / "ledger.sqlite"
     with Ledger.open(path) as ledger:
         ledger.insert_plan(plan(200))
-    path.chmod(0o666)
     return path
 
 
 def said(path: pathlib.Path, mode: str = "create") -> list[str]:
-    """The lines that a process of nobody's says."""
-    need_a_checkout_for_all()
-    done = subprocess.run([sys.executable, "-c", OPENS, str(path), mode], cwd=ROOT, capture_output=True, text=True, env=uncounted())
+    """The lines that a process says which has no rights but those that the files give."""
+    command = [*held_to_permissions(), sys.executable, "-c", OPENS, str(path), mode]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
@@ -107,7 +97,6 @@ def a_folder(folder: pathlib.Path) -> pathlib.Path:
 
 def a_text(folder: pathlib.Path) -> pathlib.Path:
     (folder / "ledger.sqlite").write_text("not a database, but long enough to be looked at " * 200)
-    (folder / "ledger.sqlite").chmod(0o666)
     return folder / "ledger.sqlite"
 
 
@@ -144,7 +133,6 @@ def test_a_closed_place_is_refused_in_one_message(folder: pathlib.Path, place: C
 def test_a_missing_folder_is_made_and_a_missing_ledger_is_said_to_be(folder: pathlib.Path) -> None:
     assert said(folder / "a" / "b" / "ledger.sqlite", "find")[0] == "there is no ledger here"
     assert said(folder / "a" / "b" / "ledger.sqlite", "create") == ["open", "written"]
-    shutil.rmtree(folder / "a")
 
 
 # Damage
