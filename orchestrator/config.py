@@ -1,8 +1,8 @@
 """A trainer's config: a tree of frozen dataclasses in a process, one flat dotted dict between processes and in keys.
 
 Every default is written once, in the field. Each field is declared with `static` (its value shapes the compiled
-program) or `traced` (its value is an argument of the program), with its range, so that a study can be checked before
-anything is spent.
+program), `traced` (its value is an argument of the program) or `outside` (the program never meets it), with its range, so
+that a study can be checked before anything is spent.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Setting:
         switch: A traced value whose being zero or not shapes the program (dropout at rate 0 costs 30 % of a step).
         when: Key of the static boolean that must be on for the value to be traced; where it is off the value shapes the
             program. Empty: traced whatever the others are.
+        outside: The value neither shapes the program nor is an argument of it: it decides what is done before or after.
+        artifact: The value is the address of a file, which the lane is handed as `Lane.inputs`; empty for none.
         low: Smallest value allowed, if any.
         high: Largest value allowed, if any.
         choices: The only values allowed, if not empty.
@@ -39,6 +41,8 @@ class Setting:
     traced: bool
     switch: bool = False
     when: str = ""
+    outside: bool = False
+    artifact: bool = False
     low: float | None = None
     high: float | None = None
     choices: tuple[Value, ...] = ()
@@ -66,6 +70,18 @@ def traced(default: Any, help: str, *, low: float | None = None, high: float | N
     return dataclasses.field(default=default, metadata={"setting": setting})
 
 
+def outside(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Sequence[Value] = ()) -> Any:
+    """A field whose value the compiled program never meets, such as what a lane starts from. It is part of a trial's key all the same."""
+    setting = Setting(traced=False, outside=True, low=low, high=high, choices=tuple(choices), help=help)
+    return dataclasses.field(default=default, metadata={"setting": setting})
+
+
+def artifact(help: str) -> Any:
+    """A text field that names a file by its content: what an earlier trial left (`trial:KEY`), or any file (`sha256:HASH`)."""
+    setting = Setting(traced=False, outside=True, artifact=True, help=help)
+    return dataclasses.field(default="", metadata={"setting": setting})
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
     """One dotted key of a config class: its type as annotated, and its setting."""
@@ -84,7 +100,7 @@ def leaves(config_class: type) -> Mapping[str, Leaf]:
     """Every dotted key of a config class, in the order of declaration.
 
     Raises:
-        ValueError: A field is declared with neither `static` nor `traced`, or waits for what is no static boolean.
+        ValueError: A field is declared with none of `static`, `traced`, `outside`, `artifact`, or waits for what is no static boolean.
     """
     found = {leaf.key: leaf for leaf in _walk(config_class, "")}
     for leaf in found.values():
@@ -217,7 +233,7 @@ def signature_of(config_class: type, flat: FlatConfig, *, program: str) -> str:
     static_part = {
         key: bool(flat[key]) if leaf.setting.switch and leaf.is_traced_in(flat) else flat[key]
         for key, leaf in leaves(config_class).items()
-        if leaf.setting.switch or not leaf.is_traced_in(flat)
+        if not leaf.setting.outside and (leaf.setting.switch or not leaf.is_traced_in(flat))
     }
     return content_key({"program": program, "static": static_part})
 
@@ -232,7 +248,7 @@ def _walk(config_class: type, prefix: str) -> Iterator[Leaf]:
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _walk(typing.cast(type, hint), key + ".")
         elif (setting := field.metadata.get("setting")) is None:
-            raise ValueError(f"{config_class.__name__}.{field.name} is declared with neither static() nor traced()")
+            raise ValueError(f"{config_class.__name__}.{field.name} is declared with none of static(), traced(), outside(), artifact()")
         else:
             when = prefix + setting.when if setting.when else ""
             yield Leaf(key=key, type=hint, setting=dataclasses.replace(setting, when=when))

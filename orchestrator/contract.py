@@ -13,12 +13,13 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from orchestrator.config import build, flatten, leaves, resolve, signature_of, static, traced
+from orchestrator.config import artifact, build, flatten, leaves, outside, resolve, signature_of, static, traced
 from orchestrator.durable import DamagedError, read_row, sealed, write_row, write_whole
 from orchestrator.errors import DataError, OrchestratorError, Problem
 from orchestrator.keys import FlatConfig, Value, content_key
 
 __all__ = [
+    "PARAMETERS",
     "PREDICTIONS",
     "Combiner",
     "DamagedError",
@@ -34,11 +35,13 @@ __all__ = [
     "Usage",
     "Value",
     "Verdict",
+    "artifact",
     "build",
     "content_key",
     "fastest",
     "flatten",
     "leaves",
+    "outside",
     "read_row",
     "resolve",
     "sealed",
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 
+PARAMETERS = "parameters"  # name of the artifact from which later trials start
 PREDICTIONS = "predictions"  # name of the artifact from which a `Combiner` measures ensembles
 
 
@@ -62,12 +66,14 @@ class Lane:
         config: The resolved config, every key of the trainer's config class.
         seed: Fixes initialisation, data order and every random draw. Replicate r of every cell has the same seed.
         folder: Where the lane keeps its checkpoints and predictions. The same folder on every attempt.
+        inputs: The file that each `artifact` key of the config names, by that key; none for keys that are empty. Read it only.
     """
 
     key: str
     config: FlatConfig
     seed: int
     folder: pathlib.Path
+    inputs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict[str, pathlib.Path])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
