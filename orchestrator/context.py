@@ -20,8 +20,9 @@ from orchestrator.keys import FlatConfig, content_key
 from orchestrator.ledger import Ledger
 from orchestrator.load import load_study
 from orchestrator.outcomes import planned as planned
-from orchestrator.plan import Plan, Planner
+from orchestrator.plan import Planner
 from orchestrator.plan_table import PlanView
+from orchestrator.planned import Plan
 from orchestrator.records import Phase, TrialState
 from orchestrator.settings import applied, only_known
 from orchestrator.storage import storage_of

@@ -8,7 +8,7 @@ import enum
 import functools
 from collections.abc import Mapping, Sequence
 
-from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.planned import Plan, PlannedTrial
 from orchestrator.records import Phase, TrialState
 
 

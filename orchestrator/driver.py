@@ -21,7 +21,8 @@ from orchestrator.enqueue import plan_rows
 from orchestrator.keys import Json
 from orchestrator.ledger import Ledger, ProgressRow
 from orchestrator.outcomes import Outlook
-from orchestrator.plan import Outcomes, Plan, PlannedArm, PlannedTrial, Planner
+from orchestrator.plan import Planner
+from orchestrator.planned import Outcomes, Plan, PlannedArm, PlannedTrial
 from orchestrator.progress import ArmProgress, Progress, View
 from orchestrator.records import Phase, TrialState
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from orchestrator.contract import Trainer
 from orchestrator.keys import Json
 from orchestrator.ledger import CellRow, DecisionRow, MemberRow, PlanRows, TrialRow
-from orchestrator.plan import Plan, PlannedCell, PlannedDecision, PlannedTrial, changed
+from orchestrator.planned import Plan, PlannedCell, PlannedDecision, PlannedTrial, changed
 
 
 def plan_rows(

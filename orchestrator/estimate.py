@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.contract import Probe, Trainer, fastest
 from orchestrator.diff import Change, Difference
-from orchestrator.plan import Plan, PlannedCell, PlannedTrial
+from orchestrator.planned import Plan, PlannedCell, PlannedTrial
 from orchestrator.records import Phase
 
 OVERHEAD_S = 2.0  # of a run beside its programs, where no run told: workers start, import, and end

@@ -12,8 +12,8 @@ from orchestrator.context import Context, plan_view
 from orchestrator.driver import prepare_data
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger import Ledger
-from orchestrator.plan import PlannedCell
 from orchestrator.plan_table import PlanView
+from orchestrator.planned import PlannedCell
 from orchestrator.probing import Measured, Measuring, measured
 
 AGAIN_S = 2.0  # what took longer to compile than this is measured once more

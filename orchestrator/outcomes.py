@@ -6,7 +6,8 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Outcome, Outcomes, Plan, PlannedTrial, Planner, changed
+from orchestrator.plan import Planner
+from orchestrator.planned import Outcome, Outcomes, Plan, PlannedTrial, changed
 from orchestrator.records import TrialState
 
 AT_ONCE = 2000  # trials that the ledger is asked about at once: it tells more than is kept

@@ -10,155 +10,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
-from orchestrator.config import Overlay, leaves, resolve, signature_of
+from orchestrator.cells import Cells
+from orchestrator.config import Overlay, resolve
 from orchestrator.contract import Trainer
 from orchestrator.designs import Arm, Design, Sampled
 from orchestrator.expand import ADAPTIVE_BATCH, Cohort, Made, made_by, proposals, sampled_in
-from orchestrator.keys import FlatConfig, cell_key, trial_key
-from orchestrator.records import Phase, Rung, TrialState
-from orchestrator.stopping.cohort import Halved, HalvingRule, History, Member, RungDecision, halved
+from orchestrator.keys import FlatConfig, trial_key
+from orchestrator.planned import Outcome, Outcomes, Plan, PlannedArm, PlannedCell, PlannedDecision, PlannedTrial
+from orchestrator.records import Phase, TrialState
+from orchestrator.standings import halved_arms, halved_trials
 from orchestrator.study import TUNING_SEED, Replicates, Study, Tune, nuisance_axes
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What is known of a trial.
-
-    Attributes:
-        state: Where it stands, under any study.
-        metrics: Final ones, when it is complete.
-        rungs: What it reported, in the order of steps; needed of trials that a rule may stop (`PlannedTrial.watched`).
-    """
-
-    state: TrialState
-    metrics: Mapping[str, float]
-    rungs: tuple[Rung, ...] = ()
-
-
-Outcomes = Mapping[str, Outcome]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedCell:
-    """One fully resolved config.
-
-    Attributes:
-        key: Content key of trainer, version and config.
-        config: Every key of the config class; what cells have in common is held once.
-        signature: Of the compiled program.
-        cost: `cost/parameters`, `cost/train_gflops`, …
-        steps: Optimizer steps that a trial of it takes.
-    """
-
-    key: str
-    config: FlatConfig
-    signature: str
-    cost: Mapping[str, float]
-    steps: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedTrial:
-    """One trial and its place in the study.
-
-    Attributes:
-        key: Content key of cell and seed.
-        cell: What it trains.
-        arm: Name of its arm.
-        phase: Tuning or replicate.
-        index: Number in its arm and phase, from 0.
-        seed: Fixes every random draw.
-        point: Values of the nuisance axes.
-        position: Order in which trials are handed to workers.
-        watched: A rule compares it with others at rungs.
-        until: Step of the rung at which it pauses next; None: it goes on to its end.
-        dropped: Why a rule stopped it; empty when none did.
-    """
-
-    key: str
-    cell: PlannedCell
-    arm: str
-    phase: Phase
-    index: int
-    seed: int
-    point: FlatConfig
-    position: int
-    watched: bool = False
-    until: int | None = None
-    dropped: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedDecision:
-    """What a rule decided of a member of a cohort at one rung.
-
-    Attributes:
-        arm: The arm, or the arm of the tuning trial.
-        trial: The tuning trial; None when the member is the arm with all its replicates.
-        metrics: That were compared.
-        made: The decision.
-    """
-
-    arm: str
-    trial: PlannedTrial | None
-    metrics: tuple[str, ...]
-    made: RungDecision
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedArm:
-    """One arm, as far as it can be planned.
-
-    Attributes:
-        arm: Its name and overrides.
-        cell: Its config, with the nuisance axes at their selected values or, before that, at the base's.
-        tune_trials: Tuning trials it gets.
-        replicates: Replicates it gets.
-        selected: Nuisance values chosen on validation data; None until tuning is finished.
-        trials: Those that can be planned now.
-        decisions: Of its tuning trials.
-    """
-
-    arm: Arm
-    cell: PlannedCell
-    tune_trials: int
-    replicates: int
-    selected: FlatConfig | None
-    trials: tuple[PlannedTrial, ...]
-    decisions: tuple[PlannedDecision, ...] = ()
-
-    @property
-    def pending(self) -> int:
-        """Trials that wait for a selection or for an adaptive sampler."""
-        return self.tune_trials + self.replicates - len(self.trials)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Every arm of a study, in the order of its tables.
-
-    Attributes:
-        arms: The arms.
-        cohorts: Trials that are compared with each other, as the arms and the phase that they are of.
-        of_arms: Decisions on whole arms.
-    """
-
-    arms: tuple[PlannedArm, ...]
-    cohorts: tuple[tuple[frozenset[str], Phase], ...] = ()
-    of_arms: tuple[PlannedDecision, ...] = ()
-
-    @property
-    def trials(self) -> Iterator[PlannedTrial]:
-        """Every trial that can be planned now, in plan order."""
-        return (trial for arm in self.arms for trial in arm.trials)
-
-    @property
-    def decisions(self) -> tuple[PlannedDecision, ...]:
-        """Every decision that follows from the outcomes."""
-        return (*(decision for arm in self.arms for decision in arm.decisions), *self.of_arms)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,16 +41,6 @@ class _Before:
     outcomes: tuple[Outcome | None, ...]
 
 
-def changed(plan: Plan, since: Plan | None) -> list[PlannedArm]:
-    """Arms of a plan that are not, as they are, in an earlier one of the same planner."""
-    if since is None:
-        return list(plan.arms)
-    if len(plan.arms) == len(since.arms):  # nearly always, and comparing places is the quicker way
-        return [arm for arm, former in zip(plan.arms, since.arms, strict=True) if arm is not former]
-    known = {id(arm) for arm in since.arms}
-    return [arm for arm in plan.arms if id(arm) not in known]
-
-
 class Planner:
     """Plans one study. Cells are computed once, however often it is asked, and an arm again only when its trials' outcomes changed."""
 
@@ -197,9 +50,7 @@ class Planner:
         self._tuned = frozenset(key for key, _ in self._axes)
         self._designs = [row for design in _designs(study) for row in sampled_in(design)]
         self._made: tuple[Made, ...] | None = None  # of a study whose arms do not follow from results
-        self._cells: dict[str, PlannedCell] = {}
-        self._costs: dict[tuple[tuple[str, float], ...], Mapping[str, float]] = {}
-        self._signatures: dict[str, str] = {}
+        self._cells = Cells(trainer)
         self._points: dict[str, FlatConfig] = {}
         self._numbers: dict[str, int] = {}
         self._before: dict[int | str, _Before] = {}
@@ -227,7 +78,7 @@ class Planner:
                 groups.setdefault(row.cohort, []).append(number)
         of_arms: list[PlannedDecision] = []
         for cohort, numbers in groups.items():
-            standing, decisions = _halved_arms(cohort, [arms[number] for number in numbers], outcomes)
+            standing, decisions = halved_arms(cohort, [arms[number] for number in numbers], outcomes)
             of_arms += decisions
             for number, arm in zip(numbers, standing, strict=True):
                 arms[number] = arm
@@ -275,9 +126,9 @@ class Planner:
             fixed = before is not None and not is_adaptive(tune)
             drawn = before.drawn if before and fixed else self._drawn(tune, arm, config, first, outcomes, before)
         rule = None if tune is None else tune.rule
-        tuning, decisions = (drawn, ()) if rule is None else _halved_trials(rule, drawn, outcomes)
+        tuning, decisions = (drawn, ()) if rule is None else halved_trials(rule, drawn, outcomes)
         selected: FlatConfig | None = {} if tune is None else self._selected(tune, tuning, outcomes)
-        cell = self._cell(config, selected or {})
+        cell = self._cells.of(config, selected or {})
         seeds = range(then.first_seed, then.first_seed + (0 if selected is None else then.n))
         runs = [
             self._trial(arm, cell, selected or {}, Phase.REPLICATE, index, seed, first + budget + index) for index, seed in enumerate(seeds)
@@ -298,7 +149,7 @@ class Planner:
         self, tune: Tune, arm: Arm, config: Overlay, first: int, outcomes: Outcomes, before: _Before | None
     ) -> Sequence[PlannedTrial]:
         def trial(point: FlatConfig, index: int = 0) -> PlannedTrial:
-            return self._trial(arm, self._cell(config, point), point, Phase.TUNE, index, TUNING_SEED, first + index)
+            return self._trial(arm, self._cells.of(config, point), point, Phase.TUNE, index, TUNING_SEED, first + index)
 
         def score(point: FlatConfig) -> float | None:
             return _score_of(outcomes.get(trial(point).key), tune.select)
@@ -349,32 +200,6 @@ class Planner:
         assert not problems, "a study is checked before it is planned"
         return Overlay(self.base, {key: config[key] for key in arm.overrides})
 
-    def _cell(self, config: Overlay, point: FlatConfig) -> PlannedCell:
-        full, problems = resolve(self.trainer.config_class, config, point, where="point")
-        assert not problems, "the edges of every axis were checked"
-        key = cell_key(self.trainer.name, self.trainer.version, full)
-        if key not in self._cells:
-            cost = self.trainer.cost(full)
-            # As it was written where that says the same: the trials of this cell hold it already.
-            changes = point if all(full[name] is value for name, value in point.items()) else {name: full[name] for name in point}
-            self._cells[key] = PlannedCell(
-                key=key,
-                config=Overlay(config, changes) if changes else config,
-                signature=self._signature(full, (*config.changes, *point)),
-                cost=self._costs.setdefault(tuple(cost.items()), cost),
-                steps=self.trainer.steps(full),
-            )
-        return self._cells[key]
-
-    def _signature(self, full: FlatConfig, moved: Iterable[str]) -> str:
-        """Of the program of a config that is the base but for some keys; most only move traced values, and leave it as it was."""
-        known = leaves(self.trainer.config_class)
-        name = repr({key: full[key] for key in moved if not known[key].setting.is_always_traced})
-        if name not in self._signatures:
-            program = f"{self.trainer.name} {self.trainer.version}"
-            self._signatures[name] = sys.intern(signature_of(self.trainer.config_class, full, program=program))
-        return self._signatures[name]
-
     def _trial(self, arm: Arm, cell: PlannedCell, point: FlatConfig, phase: Phase, index: int, seed: int, position: int) -> PlannedTrial:
         key = trial_key(cell.key, seed)
         return PlannedTrial(key=key, cell=cell, arm=arm.name, phase=phase, index=index, seed=seed, point=point, position=position)
@@ -387,50 +212,6 @@ def is_adaptive(draws: Sampled | Tune) -> bool:
 
 def _designs(study: Study) -> tuple[Design, ...]:
     return (*study.arms, *(() if study.axes is None else (study.axes,)))
-
-
-def _halved_trials(
-    rule: HalvingRule, trials: Sequence[PlannedTrial], outcomes: Outcomes
-) -> tuple[list[PlannedTrial], list[PlannedDecision]]:
-    """Tuning trials as their cohort stands."""
-    found = _halved(rule, [(trial,) for trial in trials], outcomes)
-    standing = [_standing(trial, found, number) for number, trial in enumerate(trials)]
-    decisions = [
-        PlannedDecision(arm=trials[made.member].arm, trial=trials[made.member], metrics=rule.metrics, made=made) for made in found.decisions
-    ]
-    return standing, decisions
-
-
-def _halved_arms(cohort: Cohort, arms: Sequence[PlannedArm], outcomes: Outcomes) -> tuple[list[PlannedArm], list[PlannedDecision]]:
-    """Arms whose replicates stand as their cohort does."""
-    rule = cohort.design.rule
-    assert rule is not None, "a cohort has a rule"
-    found = _halved(rule, [arm.trials for arm in arms], outcomes)
-    standing = [
-        dataclasses.replace(arm, trials=tuple(_standing(trial, found, number) for trial in arm.trials)) for number, arm in enumerate(arms)
-    ]
-    decisions = [PlannedDecision(arm=arms[made.member].arm.name, trial=None, metrics=rule.metrics, made=made) for made in found.decisions]
-    return standing, decisions
-
-
-def _halved(rule: HalvingRule, cohort: Sequence[Sequence[PlannedTrial]], outcomes: Outcomes) -> Halved:
-    members = [
-        Member(
-            steps=trials[0].cell.steps,
-            cost=trials[0].cell.cost,
-            trials=tuple(
-                History(state=None, rungs=()) if outcome is None else History(state=outcome.state, rungs=outcome.rungs)
-                for outcome in (outcomes.get(trial.key) for trial in trials)
-            ),
-        )
-        for trials in cohort
-    ]
-    return halved(rule, members)
-
-
-def _standing(trial: PlannedTrial, found: Halved, number: int) -> PlannedTrial:
-    standing = found.standings[number]
-    return dataclasses.replace(trial, watched=True, until=standing.until, dropped=standing.dropped)
 
 
 def _replicates(protocol: object) -> Replicates:

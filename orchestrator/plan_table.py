@@ -15,7 +15,7 @@ from orchestrator.ensembles import Ensemble
 from orchestrator.errors import Problem
 from orchestrator.estimate import Estimate, Speed, Work
 from orchestrator.keys import Json
-from orchestrator.plan import Plan, PlannedArm
+from orchestrator.planned import Plan, PlannedArm
 from orchestrator.progress import duration
 from orchestrator.study import Role
 

@@ -24,7 +24,7 @@ from orchestrator.errors import OrchestratorError, Problem
 from orchestrator.executors.base import Executor, WorkerSpec
 from orchestrator.executors.watch import supervised
 from orchestrator.load import load_trainer
-from orchestrator.plan import PlannedCell
+from orchestrator.planned import PlannedCell
 
 POLL_S = 0.1
 SHORT = 6  # hex digits of a signature that messages show

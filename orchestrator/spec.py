@@ -8,7 +8,7 @@ from typing import Any, cast
 from orchestrator.contract import Trainer
 from orchestrator.expand import sampled_in
 from orchestrator.keys import FlatConfig, Json
-from orchestrator.plan import Plan
+from orchestrator.planned import Plan
 from orchestrator.records import ArmRecord, ObjectiveRecord, StudyRecord, TrialRecord
 from orchestrator.study import Study, Tune, nuisance_axes
 

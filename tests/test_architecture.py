@@ -23,7 +23,8 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # fmt: off
 SPINE = (
     "exits", "errors", "keys", "durable", "edits", "config", "contract", "records", "causes", "provenance",
-    "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load", "plan", "diff", "estimate", "spec",
+    "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load",
+    "planned", "standings", "cells", "plan", "diff", "estimate", "spec",
     "ledger", "storage", "derived", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker", "nursery",
     "publisher", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
 )
@@ -32,11 +33,12 @@ PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
 PORTS_MAY_IMPORT = frozenset({"errors", "keys", "durable", "config", "records", "axes"})
 BESIDE_THE_RULE = {"report": frozenset({"analysis"})}  # a report shows what analysis found
 # Who joins ports to the spine. `expand` asks samplers for points, which are part of what a study says; rules that stop trials
-# are words of a study, and `plan` asks them what follows from its outcomes.
+# are words of a study, and `standings` asks them what follows from its outcomes.
 JOINS = {
     "designs": frozenset({"stopping"}),
     "study": frozenset({"stopping"}),
-    "plan": frozenset({"stopping"}),
+    "planned": frozenset({"stopping"}),
+    "standings": frozenset({"stopping"}),
     "expand": frozenset({"samplers"}),
     "worker": frozenset({"executors", "stopping"}),
     "publisher": frozenset({"trackers"}),

@@ -30,7 +30,8 @@ from orchestrator.config import flatten
 from orchestrator.driver import Driver, Ending, Pace
 from orchestrator.expand import proposals
 from orchestrator.ledger import Entry, Ledger
-from orchestrator.plan import Plan, Planner
+from orchestrator.plan import Planner
+from orchestrator.planned import Plan
 from orchestrator.progress import View
 from orchestrator.records import TrialState
 from orchestrator.samplers import Past, SamplerKind, propose

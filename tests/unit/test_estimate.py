@@ -18,8 +18,9 @@ from orchestrator.contract import Probe
 from orchestrator.diff import difference
 from orchestrator.errors import Problem
 from orchestrator.estimate import Batch, Estimate, Rungs, Speed, Work, device_here, estimate, speeds, work_left
-from orchestrator.plan import Outcome, PlannedCell, Planner
+from orchestrator.plan import Planner
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
+from orchestrator.planned import Outcome, PlannedCell
 from orchestrator.records import Phase, TrialState
 from orchestrator.stopping.halving import SuccessiveHalving
 from orchestrator.study import roles

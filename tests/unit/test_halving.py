@@ -27,7 +27,8 @@ from orchestrator.check import study_problems
 from orchestrator.config import flatten
 from orchestrator.diff import Change, difference
 from orchestrator.errors import StudyError
-from orchestrator.plan import Outcome, Plan, PlannedTrial, Planner
+from orchestrator.plan import Planner
+from orchestrator.planned import Outcome, Plan, PlannedTrial
 from orchestrator.records import Phase, Rung, TrialState
 from orchestrator.stopping.cohort import Halved, HalvingRule, History, Member, halved, rungs
 from orchestrator.stopping.pareto import dominates, fronts, spread_order

@@ -14,7 +14,8 @@ from orchestrator.driver import COUNTS, Pace
 from orchestrator.enqueue import plan_rows
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.outcomes import Outlook, planned
-from orchestrator.plan import Plan, Planner
+from orchestrator.plan import Planner
+from orchestrator.planned import Plan
 from orchestrator.records import TrialState
 from tests.ledgers import register
 from trainers.curves import Curves, CurvesConfig

@@ -16,7 +16,8 @@ from orchestrator.config import flatten
 from orchestrator.designs import Design
 from orchestrator.diff import Change, Place, difference
 from orchestrator.expand import arms_of
-from orchestrator.plan import Outcome, Plan, PlannedTrial, Planner
+from orchestrator.plan import Planner
+from orchestrator.planned import Outcome, Plan, PlannedTrial
 from orchestrator.records import Phase, TrialState
 from orchestrator.study import TUNING_SEED, Protocol
 from trainers.curves import Curves, CurvesConfig

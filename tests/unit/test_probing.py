@@ -17,7 +17,7 @@ from orchestrator.config import flatten
 from orchestrator.contract import FlatConfig, Probe
 from orchestrator.errors import DataError
 from orchestrator.executors.local import LocalExecutor
-from orchestrator.plan import PlannedCell
+from orchestrator.planned import PlannedCell
 from orchestrator.probing import Measured, Measuring, ProbeOrder, measured
 from tests.waiting import eventually
 from trainers.curves import Curves, CurvesConfig
