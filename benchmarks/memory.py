@@ -53,6 +53,9 @@ class Stream:
                 self.resident_mb[self.finished] = psutil.Process().memory_info().rss / 1e6
         return {report.key: Verdict.FINISHED if report.final else Verdict.CONTINUE for report in reports}
 
+    def failed(self, key: str, error: Exception) -> None:  # noqa: ARG002 - any ends the measurement
+        raise error
+
     def parked(self, keys: Sequence[str]) -> None:
         raise AssertionError(f"nothing is paused: {keys}")
 

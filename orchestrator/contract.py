@@ -186,6 +186,10 @@ class Host(Protocol):
         """Records what several lanes say at a rung, in one transaction, and says what happens to each."""
         ...
 
+    def failed(self, key: str, error: Exception) -> None:
+        """This lane cannot be trained, for a reason of its own, such as what it starts from. It is dropped, and the others go on."""
+        ...
+
     def parked(self, keys: Sequence[str]) -> None:
         """The checkpoints of these paused lanes are on disk: whoever goes on with them finds them."""
         ...

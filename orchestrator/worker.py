@@ -252,6 +252,14 @@ class WorkerHost:
                 log.info("trial %s: %s at step %d %s", entry.key, verdict.value, entry.step, why)
         return verdicts
 
+    def failed(self, key: str, error: Exception) -> None:
+        """Ends this attempt at the trial, with what was raised as its reason."""
+        log.error("trial %s: %s", key, error)
+        lane = self._held.pop(key, None)
+        self._paused.discard(key)
+        if lane is not None:
+            self._worker.leases.fail(lane, Failure.of(error))
+
     def parked(self, keys: Sequence[str]) -> None:
         """Their leases end here, so that a worker that goes on with them finds their checkpoints."""
         self._worker.leases.park(keys)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from orchestrator.contract import static, traced
+from orchestrator.contract import artifact, outside, static, traced
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +119,15 @@ class TrainConfig:
     steps: int = traced(1000, "optimizer steps", low=1)
     batch_size: int = static(32, "images a step, before tiling", low=1)
     rung_steps: int = static(100, "steps between evaluations on validation data, reports and checkpoints", low=1)
+    keep_parameters: bool = outside(False, "leave the trained parameters, for other trials to start from")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StartConfig:
+    """What training starts from, instead of freshly drawn parameters. `docs/methods.md` says what may differ."""
+
+    parameters: str = artifact("what training starts from: parameters of an earlier trial, or a file of them; empty starts afresh")
+    fresh_head: bool = outside(False, "start with a new head though the file has one of the right shape")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,4 +157,5 @@ class VisionConfig:
     optim: OptimConfig = OptimConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    start: StartConfig = StartConfig()
     eval: EvalConfig = EvalConfig()

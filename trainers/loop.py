@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from orchestrator.contract import Host, Lane, Report, Verdict, build
+from orchestrator.contract import PARAMETERS, DataError, Host, Lane, Report, Verdict, build
 from trainers import backend, beyond, predictions
 from trainers.account import Account
 from trainers.checkpoint import Checkpoint, Saver
@@ -20,6 +20,7 @@ from trainers.pack import Pack, make_pack
 from trainers.packing import Packing
 from trainers.programs import compile_meanwhile, signature
 from trainers.restore import named_arrays, packing_of, restored
+from trainers.start import begun, keep_parameters
 
 LOOK_EVERY_S = 1.0  # for about so long a chunk keeps the loop from seeing that the process is asked to stop
 FIRST_STEPS = 4  # of each lane, before a step was ever timed
@@ -123,8 +124,12 @@ class _Loop:
             if not any_way and began is not None and not self._pack.packing.keeps_bits_of(began):
                 self.strays.append(lane)
                 continue
+            try:
+                state = restored(lane, self._pack.programs.template, self._program_of_lanes) or begun(lane, self._pack)
+            except DataError as error:
+                self._host.failed(lane.key, error)  # of this lane: its neighbours start from other files, or from none
+                continue
             place = free.pop(0)
-            state = restored(lane, self._pack.programs.template, self._program_of_lanes)
             self._pack.enter(place, lane.config, lane.seed, state)
             self._seats[place] = _Seat.taken(lane, 0 if state is None else int(state.step))
         self._narrow()
@@ -210,6 +215,8 @@ class _Loop:
             metrics[place] |= one.metrics
             artifacts[place]["predictions"] = predictions.save(lane.folder, lane.key, said[place] | one.said)
             artifacts[place]["description"] = beyond.save(lane.folder, lane.key, one.described)
+            if arrived[place].config.train.keep_parameters:
+                artifacts[place][PARAMETERS] = keep_parameters(lane, self._pack.states([place])[place].params)
         how = {"device": self._here, "strategy": self._pack.packing.strategy.value, "width": str(self._pack.width)}
         return [
             Report(

@@ -57,10 +57,14 @@ class Pack(abc.ABC):
         return tuple(self._data.measured)
 
     def enter(self, place: int, flat: FlatConfig, seed: int, state: LaneState | None) -> None:
-        """Puts a lane in a place: as its checkpoint left it, or at step 0."""
+        """Puts a lane in a place: as its checkpoint left it, as it was begun from parameters of another, or afresh."""
         self._at[place] = (root_key(seed), 0 if state is None else int(state.step))
-        numbers = jax.device_put(traced_numbers(flat))
-        self._put(place, numbers, self.programs.init(jax.device_put(root_key(seed)), numbers) if state is None else jax.device_put(state))
+        begun = self.fresh(flat, seed) if state is None else jax.device_put(state)
+        self._put(place, jax.device_put(traced_numbers(flat)), begun)
+
+    def fresh(self, flat: FlatConfig, seed: int) -> LaneState:
+        """A lane at step 0, with freshly drawn parameters."""
+        return self.programs.init(jax.device_put(root_key(seed)), jax.device_put(traced_numbers(flat)))
 
     def states(self, places: Sequence[int]) -> dict[int, LaneState]:
         """The states in these places, copied to the host."""

@@ -69,6 +69,9 @@ class SoloHost:
     def probed(self, probe: Probe) -> None:
         print(f"{probe.device}: ready after {probe.compile_s:.1f} s, {1e3 * probe.lane_step_s:.3g} ms a step", file=sys.stderr)
 
+    def failed(self, key: str, error: Exception) -> None:  # noqa: ARG002 - there is one
+        raise error
+
     def parked(self, keys: Sequence[str]) -> None:
         """Nothing pauses a lane that is alone."""
 

@@ -22,8 +22,9 @@ class Vision:
     """See `orchestrator.contract.Trainer` for what each member promises."""
 
     name = "trainers.vision:Vision"
-    version = "2"
+    version = "3"
     config_class = VisionConfig
+    keeps = "train.keep_parameters"  # the key that makes a trial leave its parameters
 
     def problems(self, config: FlatConfig) -> Sequence[Problem]:
         built = build(VisionConfig, config)

@@ -149,6 +149,9 @@ class LoneHost:
                 self._untold.append(report)
         return {report.key: Verdict.FINISHED if report.final else Verdict.CONTINUE for report in reports}
 
+    def failed(self, key: str, error: Exception) -> None:  # noqa: ARG002 - there is one
+        raise error
+
     def parked(self, keys: Sequence[str]) -> None:
         """Nothing is paused."""
 

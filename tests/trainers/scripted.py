@@ -58,6 +58,7 @@ class ScriptedHost:
         calls: What each call of `report` brought.
         measured: Speeds that the trainer measured.
         usages: Where it said that the time of its packs went.
+        failures: What was said of lanes that cannot be trained, by key.
         parked_keys: Paused lanes whose checkpoints it said are on disk.
         next_config: What it is told would be trained next.
         looks: How often the trainer looked whether to stop.
@@ -74,6 +75,7 @@ class ScriptedHost:
         self.calls: list[list[Report]] = []
         self.measured: list[Probe] = []
         self.usages: list[Usage] = []
+        self.failures: dict[str, Exception] = {}
         self.parked_keys: list[str] = []
         self.next_config: FlatConfig | None = None
         self._known: list[Probe] = []
@@ -95,6 +97,9 @@ class ScriptedHost:
 
     def probed(self, probe: Probe) -> None:
         self.measured.append(probe)
+
+    def failed(self, key: str, error: Exception) -> None:
+        self.failures[key] = error
 
     def parked(self, keys: Sequence[str]) -> None:
         self.parked_keys += keys

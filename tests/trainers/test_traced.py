@@ -54,7 +54,7 @@ def signature(flat: dict[str, Any]) -> str:
 def test_a_field_changes_the_signature_exactly_when_it_is_static(key: str, tile: bool) -> None:
     flat = everything_on() | {"model.tile": tile}
     changed = flat | {key: other_value(LEAVES[key], flat[key])}
-    assert (signature(changed) == signature(flat)) == LEAVES[key].is_traced_in(flat)
+    assert (signature(changed) == signature(flat)) == (LEAVES[key].is_traced_in(flat) or LEAVES[key].setting.outside)
     assert (key in traced_numbers(flat)) == LEAVES[key].is_traced_in(flat)
 
 
@@ -67,6 +67,12 @@ def test_the_fields_of_usual_ablations_are_traced() -> None:
     wanted = ("model.partition", "model.router_noise", "model.dropout", "augment.mixup", "optim.weight_decay", "optim.warmup_steps")
     flat = everything_on()
     assert all(LEAVES[key].is_traced_in(flat) for key in (*wanted, "train.steps", "optim.learning_rate", "model.load_weight"))
+
+
+def test_what_a_trial_starts_from_and_leaves_is_outside_its_program() -> None:
+    outside = {key for key, leaf in LEAVES.items() if leaf.setting.outside}
+    assert outside == {"start.parameters", "start.fresh_head", "train.keep_parameters"}
+    assert Vision.keeps in outside
 
 
 @pytest.mark.parametrize("profile", ["laptop", "paper"])

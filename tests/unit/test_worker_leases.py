@@ -255,3 +255,17 @@ def test_a_trainer_that_exits_is_one_that_raises(make, ledger: Ledger) -> None:
     train(make(act))
     (trouble,) = ledger.troubles(STUDY)
     assert (trouble.cause, trouble.reason) == (Cause.RAISED, "SystemExit: 3")
+
+
+def test_a_lane_that_cannot_be_trained_ends_its_own_attempt_and_no_other(make, ledger: Ledger) -> None:
+    def act(host: Host) -> None:
+        bad, *others = host.pull(3)
+        host.failed(bad.key, ValueError("it has no start"))
+        host.failed("of nobody", ValueError("it is not held"))
+        assert host.report([said(bad.key, 9)]) == {bad.key: Verdict.LOST}
+        host.report([said(one.key, 9, final=True) for one in others])
+
+    train(make(act))
+    assert states(ledger) == {"t0000": TrialState.PLANNED, "t0001": TrialState.COMPLETE, "t0002": TrialState.COMPLETE}
+    (trouble,) = ledger.troubles(STUDY)
+    assert (trouble.trial, trouble.cause, trouble.reason) == ("t0000", Cause.RAISED, "ValueError: it has no start")

@@ -16,10 +16,22 @@ from orchestrator.contract import DataError, flatten
 from trainers.config import DataConfig, ModelConfig
 from trainers.initialize.files import Source, read
 from trainers.initialize.fitting import Fit, How, Row, fit
-from trainers.initialize.own import load_parameters, save_parameters
+from trainers.initialize.own import load_parameters, save_parameters, sealed_parameters
 from trainers.models import make_model
 
-__all__ = ["Fit", "How", "Row", "Source", "fit", "load_parameters", "parameters", "read", "save_parameters", "shapes"]
+__all__ = [
+    "Fit",
+    "How",
+    "Row",
+    "Source",
+    "fit",
+    "load_parameters",
+    "parameters",
+    "read",
+    "save_parameters",
+    "sealed_parameters",
+    "shapes",
+]
 
 
 def parameters(path: str | os.PathLike[str], model: ModelConfig, data: DataConfig, template: Any, *, fresh_head: bool = False) -> Any:

@@ -29,11 +29,16 @@ def save_parameters(path: str | os.PathLike[str], tree: Any, words: Mapping[str,
     Raises:
         OSError: It cannot be written.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {jax.tree_util.keystr(where, simple=True, separator="/"): np.asarray(leaf) for where, leaf in leaves}
-    content = sealed.seal(arrays, {**(words or {}), HOLDS: PARAMETERS})
+    content = sealed_parameters(tree, words or {})
     write_whole(pathlib.Path(path), *content.parts)
     return content.sha256
+
+
+def sealed_parameters(tree: Any, words: Mapping[str, str]) -> sealed.Sealed:
+    """What `save_parameters` writes."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = {jax.tree_util.keystr(where, simple=True, separator="/"): np.asarray(leaf) for where, leaf in leaves}
+    return sealed.seal(arrays, {**words, HOLDS: PARAMETERS})
 
 
 def load_parameters(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
