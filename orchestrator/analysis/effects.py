@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orchestrator.analysis.paired import ALPHA, Effect, holm, paired_effect, replicates_needed
+from orchestrator.analysis.paired import ALPHA, Effect, holm, paired_effect
+from orchestrator.analysis.power import replicates_needed, smallest_effect
 from orchestrator.analysis.summary import paired_values
-from orchestrator.analysis.trials import members_of
-from orchestrator.records import StudyRecord
+from orchestrator.analysis.trials import members_of, trials_of
+from orchestrator.records import Phase, StudyRecord, TrialState
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,10 @@ class ArmEffect:
         resolved: `p_holm` is at most `ALPHA` and the interval does not hold 0.
         needed: Replicates that would resolve the observed difference with probability `POWER`; infinite if it is 0, NaN if the
             spread is unknown. At least one more than there are, for an effect that is not resolved.
+        smallest: Smallest true difference that this many replicates of this spread resolve with probability `POWER`, corrected for
+            the number of arms; infinite where they can resolve none, as p moves in steps of 2^(1 - n). NaN if the spread is unknown.
+        smallest_t: The same of a paired t test, which has no steps but needs normal differences.
+        diverged: Replicates of either arm that diverged. They are in no pair, which flatters the arm that they are of.
         members: Replicates of the study that one pair is of: 1, or more for a derived arm, whose pairs `effect.n` counts.
     """
 
@@ -37,7 +42,15 @@ class ArmEffect:
     p_holm: float
     resolved: bool
     needed: float
+    smallest: float
+    smallest_t: float
+    diverged: int
     members: int = 1
+
+    @property
+    def more(self) -> float:
+        """Further replicates that would settle it, were the true difference the observed one; 0 where it is resolved."""
+        return 0.0 if self.resolved else self.needed - self.members * self.effect.n
 
 
 def baseline_of(record: StudyRecord) -> str:
@@ -55,11 +68,13 @@ def effects(record: StudyRecord, metric: str) -> tuple[ArmEffect, ...]:
     corrected = holm([effect.p for effect in found])
     compared = max(1, sum(not math.isnan(p) for p in corrected))
     rows = zip(names, found, corrected, strict=True)
-    return tuple(_compared(name, baseline, metric, effect, p_holm, compared, members_of(record, name)) for name, effect, p_holm in rows)
+    return tuple(_compared(record, name, metric, effect, p_holm, compared) for name, effect, p_holm in rows)
 
 
-def _compared(arm: str, baseline: str, metric: str, effect: Effect, p_holm: float, compared: int, members: int) -> ArmEffect:
+def _compared(record: StudyRecord, arm: str, metric: str, effect: Effect, p_holm: float, compared: int) -> ArmEffect:
+    baseline, members = baseline_of(record), members_of(record, arm)
     resolved = p_holm <= ALPHA and not effect.low <= 0 <= effect.high
+    sd, alpha = effect.se * math.sqrt(effect.n), ALPHA / compared  # Holm's first step is at alpha / compared
     return ArmEffect(
         arm=arm,
         baseline=baseline,
@@ -67,9 +82,16 @@ def _compared(arm: str, baseline: str, metric: str, effect: Effect, p_holm: floa
         effect=effect,
         p_holm=p_holm,
         resolved=resolved,
-        needed=members * _needed(effect, resolved=resolved, compared=compared),
+        needed=members * _needed(effect, sd, alpha, resolved=resolved),
+        smallest=smallest_effect(sd, effect.n, alpha=alpha),
+        smallest_t=smallest_effect(sd, effect.n, alpha=alpha, exact=False),
+        diverged=sum(_diverged(record, name) for name in (arm, baseline)),
         members=members,
     )
+
+
+def _diverged(record: StudyRecord, arm: str) -> int:
+    return sum(trial.state is TrialState.DIVERGED for trial in trials_of(record, arm, Phase.REPLICATE))
 
 
 def _effect(baseline: Sequence[float], ablated: Sequence[float]) -> Effect:
@@ -80,9 +102,8 @@ def _effect(baseline: Sequence[float], ablated: Sequence[float]) -> Effect:
     return Effect(mean=mean, se=math.nan, low=math.nan, high=math.nan, p=math.nan, n=len(before))
 
 
-def _needed(effect: Effect, *, resolved: bool, compared: int) -> float:
-    """Holm's first step is at alpha / compared, so that is what a new study must reach."""
+def _needed(effect: Effect, sd: float, alpha: float, *, resolved: bool) -> float:
     if math.isnan(effect.p):
         return math.nan
-    needed = replicates_needed(effect.mean, effect.se * math.sqrt(effect.n), alpha=ALPHA / compared)
+    needed = replicates_needed(effect.mean, sd, alpha=alpha)
     return needed if resolved else max(needed, effect.n + 1.0)

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from orchestrator.analysis.dominance import non_dominated
 from orchestrator.analysis.metrics import direction_of
+from orchestrator.analysis.paired import Floats
 from orchestrator.analysis.summary import Mean, means_of
 from orchestrator.records import StudyRecord
 
@@ -34,18 +35,12 @@ def frontier(record: StudyRecord, metrics: Sequence[str]) -> tuple[FrontierPoint
     names = [arm.name for arm in record.arms if all(arm.name in means for means in found)]
     rows = [(name, tuple(means[name] for means in found)) for name in names]
     rows = [(name, means) for name, means in rows if all(np.isfinite(mean.mean) for mean in means)]
-    signs = np.array([-1.0 if direction_of(record, metric) == "maximize" else 1.0 for metric in metrics])
+    signs = signs_of(record, metrics)
     points = np.array([[mean.mean for mean in means] for _, means in rows], dtype=np.float64).reshape(len(rows), len(metrics))
     kept = non_dominated(points * signs)
     return tuple(FrontierPoint(arm=name, means=means, on_frontier=bool(on)) for (name, means), on in zip(rows, kept, strict=True))
 
 
-def non_dominated(points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which rows of [cell, objective] no other row dominates, every objective being minimised. Equal rows keep each other.
-
-    >>> non_dominated(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0]])).tolist()
-    [True, True, False]
-    """
-    no_worse = (points[:, None, :] <= points[None, :, :]).all(axis=2)
-    better = (points[:, None, :] < points[None, :, :]).any(axis=2)
-    return np.logical_not(np.any(no_worse & better, axis=0))
+def signs_of(record: StudyRecord, metrics: Sequence[str]) -> Floats:
+    """What each metric is multiplied with so that less is better, [metric]."""
+    return np.array([-1.0 if direction_of(record, metric) == "maximize" else 1.0 for metric in metrics])

@@ -1,4 +1,4 @@
-"""The statistics of a paired comparison: the interval, the exact p, its correction, and how many replicates it would take."""
+"""The statistics of a paired comparison: the interval, the exact p, and its correction for the number of comparisons."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special as _special  # pyright: ignore[reportMissingTypeStubs]
 
-from orchestrator.analysis.summary import Mean, mean_of
+from orchestrator.analysis.summary import ROUNDING, Mean, mean_of
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 ALPHA = 0.05  # an effect is resolved when its Holm-corrected p is not above this
-POWER = 0.8  # chance of resolving the observed difference that `replicates_needed` asks for
-EXACT_REPLICATES = 16  # up to here all sign flips are enumerated: 2^15 of them
+EXACT_REPLICATES = 24  # up to here every flip of signs is counted
 RANDOM_FLIPS = 9_999  # beyond, this many are drawn from a fixed seed: p is then a multiple of 1/10,000
+_LISTED = 12  # up to here the flips are one matrix, above they are put together from two halves
+_AT_ONCE = 1 << 22  # sums of flips that are held at once
 
 # scipy.stats costs 1.2 s of CPU to import; the distributions alone cost 0.3 s.
 special = cast(Any, _special)
@@ -78,8 +79,7 @@ def paired_effect(baseline: Floats, ablated: Floats, *, level: float = 0.95) -> 
         raise ValueError(f"paired arrays have one shape, not {baseline.shape} and {ablated.shape}")
     if baseline.size < 2:
         raise ValueError(f"an interval needs at least 2 paired replicates, not {baseline.size}")
-    with np.errstate(invalid="ignore"):  # inf - inf: both diverge, the difference is unknown
-        differences = ablated - baseline
+    differences = _differences(baseline, ablated)
     mean = mean_of(differences.tolist())
     # Not a bootstrap: at 5 replicates the 95 % percentile bootstrap holds the true
     # mean 84 % of the time (tests/unit/test_analysis_paired.py::test_intervals_cover).
@@ -104,14 +104,29 @@ def sign_flip_p(differences: Floats) -> float:
     >>> sign_flip_p(np.array([1.0, 2.0, 3.0, 4.0]))
     0.125
     """
-    if differences.size == 0 or not np.isfinite(differences).all():
-        return math.nan
-    sums = np.abs(_flips(differences.size) @ differences)
+    return float(sign_flip_ps(differences[None, :])[0])
+
+
+def sign_flip_ps(differences: Floats) -> Floats:
+    """The p of `sign_flip_p` for each row of [comparison, replicate], as [comparison]."""
+    n = differences.shape[1]
+    found = np.full(len(differences), math.nan)
+    known = np.isfinite(differences).all(axis=1) & (n > 0)
+    rows = differences[known]
     # The observed sum comes back as one of the flips, but added up in another order.
-    as_far = int(np.count_nonzero(sums >= abs(float(differences.sum())) - 1e-12 * float(np.abs(differences).sum())))
-    if differences.size <= EXACT_REPLICATES:
-        return as_far / sums.size
-    return (as_far + 1) / (sums.size + 1)
+    observed = np.abs(rows.sum(axis=1)) - 1e-12 * np.abs(rows).sum(axis=1)
+    if _LISTED < n <= EXACT_REPLICATES:
+        found[known] = [_exact_p(row, float(far)) for row, far in zip(rows, observed, strict=True)]
+    elif len(rows):
+        flips = _flips(n)
+        size = max(1, _AT_ONCE // len(flips))
+        parts = [
+            np.count_nonzero(_sums(rows[at : at + size], flips) >= observed[at : at + size, None], axis=1)
+            for at in range(0, len(rows), size)
+        ]
+        drawn = int(n > EXACT_REPLICATES)  # the signs as they are count as one more draw
+        found[known] = (np.concatenate(parts) + drawn) / (len(flips) + drawn)
+    return found
 
 
 def holm(ps: Sequence[float]) -> tuple[float, ...]:
@@ -131,61 +146,37 @@ def holm(ps: Sequence[float]) -> tuple[float, ...]:
     return tuple(corrected)
 
 
-def replicates_needed(mean: float, sd: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Replicates with which a two-sided paired t test finds a mean difference of this size and spread.
-
-    Not below the number at which an exact sign-flip test can give p ≤ alpha at all. Infinite for a difference of 0.
-
-    Args:
-        mean: Difference to be found, metric units.
-        sd: Standard deviation of the differences, metric units.
-        alpha: Level of the test.
-        power: Chance of finding it, in (alpha, 1).
-
-    >>> replicates_needed(0.5, 1.0)
-    34.0
-    """
-    if not (math.isfinite(mean) and math.isfinite(sd)):
-        return math.nan
-    if mean == 0:
-        return math.inf
-    floor = fewest_replicates(alpha)
-    size = abs(mean) / sd if sd > 0 else math.inf
-    if not math.isfinite(size):
-        return float(floor)
-    with np.errstate(over="ignore"):
-        normal = ((float(special.ndtri(1 - alpha / 2)) + float(special.ndtri(power))) / size) ** 2 if size > 1e-100 else math.inf
-    if normal > 10_000:  # here the t and the normal answer differ by fewer than 3 replicates
-        return float(math.ceil(normal)) if math.isfinite(normal) else math.inf
-    low, high = 1, 2
-    while _power(size, high, alpha) < power:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _power(size, middle, alpha) >= power else (middle, high)
-    return float(max(high, floor))
+def _differences(baseline: Floats, ablated: Floats) -> Floats:
+    """Ablated minus baseline. What rounding leaves of the difference of equal values is 0, or it would look like an effect."""
+    with np.errstate(invalid="ignore"):  # inf - inf: both diverge, the difference is unknown
+        differences = ablated - baseline
+    rounding = ROUNDING * np.maximum(np.abs(baseline), np.abs(ablated))
+    return np.where(np.isfinite(differences) & (np.abs(differences) <= rounding), 0.0, differences)
 
 
-def fewest_replicates(alpha: float = ALPHA) -> int:
-    """Paired replicates below which a sign-flip test cannot give p ≤ alpha, however large the effect.
-
-    >>> fewest_replicates(0.05), fewest_replicates(0.05 / 6)
-    (6, 8)
-    """
-    return max(2, math.ceil(1 - math.log2(alpha) - 1e-12))
+def _sums(rows: Floats, flips: Floats) -> Floats:
+    return np.abs(rows @ flips.T)
 
 
-def _power(size: float, n: int, alpha: float) -> float:
-    """Of the two-sided one-sample t test at a standardised mean of `size`: the far tail of the noncentral t."""
-    critical, shift = float(special.stdtrit(n - 1, 1 - alpha / 2)), size * math.sqrt(n)
-    above = 1.0 - float(special.nctdtr(n - 1, shift, critical))
-    return 1.0 if math.isnan(above) else above  # nctdtr is NaN only where the shift is far beyond the critical value
+def _exact_p(row: Floats, observed: float) -> float:
+    """All 2^(n - 1) flips counted from two halves: sums of the one are looked up among the sorted sums of the other."""
+    half = row.size // 2
+    first, second = _flips(half) @ row[:half], np.sort(_signs(row.size - half) @ row[half:])
+    above = second.size - np.searchsorted(second, observed - first, side="left")
+    below = np.searchsorted(second, -observed - first, side="right")
+    return float((above + below).sum()) / (first.size * second.size)
 
 
 @functools.lru_cache(maxsize=32)
 def _flips(n: int) -> Floats:
-    """Signs [flip, n]. The first sign is fixed where all are enumerated: the mirrored half gives the same distances."""
+    """Signs [flip, n]. The first sign is fixed where all are listed: the mirrored half gives the same distances."""
     if n > EXACT_REPLICATES:
         return np.random.default_rng(n).choice(np.array([-1.0, 1.0]), size=(RANDOM_FLIPS, n))
-    rest = np.array(list(itertools.product((1.0, -1.0), repeat=n - 1)), dtype=np.float64).reshape(2 ** (n - 1), n - 1)
-    return np.hstack([np.ones((2 ** (n - 1), 1)), rest])
+    rest = _signs(n - 1)
+    return np.hstack([np.ones((len(rest), 1)), rest])
+
+
+@functools.lru_cache(maxsize=32)
+def _signs(n: int) -> Floats:
+    """All signs [2^n, n]."""
+    return np.array(list(itertools.product((1.0, -1.0), repeat=n)), dtype=np.float64).reshape(2**n, n)

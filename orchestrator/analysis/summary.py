@@ -10,7 +10,7 @@ from orchestrator.analysis.metrics import columns, final_value, is_cost
 from orchestrator.analysis.trials import members_of, trials_of
 from orchestrator.records import ArmRecord, Phase, StudyRecord, TrialState
 
-_ROUNDING = 1e-12  # of the largest value
+ROUNDING = 1e-12  # share of a value that is left to rounding
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     if not all(math.isfinite(value) for value in values):
         return Mean(mean=sum(values), se=math.nan, n=n)
     # Costs that all replicates share, and differences of arms that follow one another exactly, spread by rounding alone.
-    if n == 1 or max(values) - min(values) <= _ROUNDING * max(map(abs, values)):
+    if n == 1 or max(values) - min(values) <= ROUNDING * max(map(abs, values)):
         return Mean(mean=values[0], se=math.nan if n == 1 else 0.0, n=n)
     mean = math.fsum(values) / n
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from orchestrator.analysis.best import best_arms
 from orchestrator.analysis.effects import ArmEffect, baseline_of, effects
 from orchestrator.analysis.metrics import direction_of, quality_metric
-from orchestrator.analysis.paired import ALPHA, fewest_replicates
+from orchestrator.analysis.paired import ALPHA
+from orchestrator.analysis.power import fewest_replicates
 from orchestrator.analysis.summary import ArmSummary, summarise
 from orchestrator.records import StudyRecord
 from orchestrator.report.number import decimals_of, fixed, needed_text, p_text, with_error

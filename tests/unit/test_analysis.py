@@ -6,17 +6,15 @@ import dataclasses
 import math
 import statistics
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orchestrator.analysis.best import best_arms
 from orchestrator.analysis.curves import curves
 from orchestrator.analysis.effects import effects
-from orchestrator.analysis.frontier import frontier, non_dominated
+from orchestrator.analysis.frontier import frontier
 from orchestrator.analysis.metrics import columns, cost_metric, curve_metric, direction_of, quality_metric
 from orchestrator.analysis.missing import NOT_PLANNED, missing
+from orchestrator.analysis.power import smallest_effect
 from orchestrator.analysis.summary import mean_of, replicate_values, summarise
 from orchestrator.analysis.tuning import tuning
 from orchestrator.records import ObjectiveRecord, Phase, StudyRecord, TrialRecord, TrialState
@@ -119,11 +117,32 @@ def test_a_clear_effect_is_resolved_and_a_small_one_says_what_it_would_take(abla
     assert 8 < found["Tiling"].needed < math.inf
 
 
+def test_an_effect_says_what_its_replicates_could_have_found(ablation: StudyRecord) -> None:
+    found = next(effect for effect in effects(ablation, "test/nll") if effect.arm == "Tiling")
+    sd = found.effect.se * math.sqrt(8)
+    assert (found.smallest, found.smallest_t) == (
+        smallest_effect(sd, 8, alpha=0.05 / 6),
+        smallest_effect(sd, 8, alpha=0.05 / 6, exact=False),
+    )
+    assert abs(found.effect.mean) < found.smallest_t < found.smallest
+    assert found.more == found.needed - 8
+    assert next(effect for effect in effects(ablation, "test/nll") if effect.arm == "E³").more == 0
+    assert effects(study_record(replicates=5), "test/nll")[0].smallest == math.inf
+
+
+def test_replicates_that_diverged_are_told_beside_the_effect_they_are_missing_from() -> None:
+    gone = {("E³", 3), ("E³", 5)}
+    record = study_record(change=lambda trial: without_result(trial, TrialState.DIVERGED) if (trial.arm, trial.index) in gone else trial)
+    found = {effect.arm: effect for effect in effects(record, "test/nll")}
+    assert (found["E³"].diverged, found["E³"].effect.n, found["ViT"].diverged) == (2, 6, 0)
+
+
 def test_one_replicate_gives_a_difference_and_no_interval() -> None:
     effect = effects(study_record(replicates=1), "test/nll")[1]
     assert effect.effect.mean < 0
     assert math.isnan(effect.effect.low)
     assert math.isnan(effect.needed)
+    assert effect.smallest == math.inf
     assert not effect.resolved
 
 
@@ -165,15 +184,6 @@ def test_the_best_arm_comes_first_and_what_cannot_be_told_from_it_after(ablation
     assert best_arms(ablation, "test/diversity") == ()
     without = study_record([arm for arm in ABLATION if arm.name != "E³"])
     assert set(best_arms(without, "test/nll")) == {"V-MoE", "Tiling", "Tiling (σ×2)", "Partitioning"}
-
-
-@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=12))
-def test_the_frontier_keeps_what_nothing_dominates(rows: list[tuple[int, int, int]]) -> None:
-    def dominates(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-    kept = non_dominated(np.array(rows, dtype=np.float64))
-    assert kept.tolist() == [not any(dominates(other, row) for other in rows) for row in rows]
 
 
 def test_the_frontier_of_a_study_follows_the_directions(ablation: StudyRecord) -> None:
