@@ -14,7 +14,7 @@ published setting. The seven arms are four programs: with tiling, partitioning a
     python launch.py studies/ablation.py
 """
 
-from orchestrator import Arm, LogUniform, Objective, Profiles, Replicates, Study, Tune, Values
+from orchestrator import Arm, Ensemble, LogUniform, Objective, Profiles, Replicates, Study, Tune, Values
 from trainers import presets
 
 EACH = {"model.k": 2, "model.members": 2}  # K = M = 2, against K = 4 of the single model
@@ -31,6 +31,9 @@ STUDY = Study(
         Arm("Tiling (σ×4)", EACH | {"model.tile": True, "model.router_noise": 4.0}),
         Arm("Partitioning", EACH | {"model.partition": True}),
         Arm("ViT", {"model.moe_placement": "none"}),
+        Ensemble("ViT ×2", of="ViT", members=2),
+        Ensemble("V-MoE ×2", of="V-MoE", members=2),
+        Ensemble("E³ ×2", of="E³", members=2),
     ],
     nuisance={
         "optim.learning_rate": Profiles(

@@ -24,7 +24,8 @@ class ArmEffect:
         baseline: The arm it is measured against.
         metric: The metric.
         effect: Its fields are NaN where too few replicates are paired: all without any, all but the mean with one.
-        p_holm: p corrected for the number of arms compared in this metric (Holm); NaN where p is.
+        p_holm: p corrected for the number of arms of its family that are compared in this metric (Holm); NaN where p is.
+        compared: That number, at least 1. Trained arms are one family, derived ones another: see `effects`.
         resolved: `p_holm` is at most `ALPHA` and the interval does not hold 0.
         needed: Replicates that would resolve the observed difference with probability `POWER`; infinite if it is 0, NaN if the
             spread is unknown. At least one more than there are, for an effect that is not resolved.
@@ -40,6 +41,7 @@ class ArmEffect:
     metric: str
     effect: Effect
     p_holm: float
+    compared: int
     resolved: bool
     needed: float
     smallest: float
@@ -59,16 +61,23 @@ def baseline_of(record: StudyRecord) -> str:
 
 
 def effects(record: StudyRecord, metric: str) -> tuple[ArmEffect, ...]:
-    """Each arm against the baseline in one metric, in the order of the study file; empty without a baseline."""
+    """Each arm against the baseline in one metric, in the order of the study file; empty without a baseline.
+
+    What is trained and what is derived from it are corrected for apart. A derived arm answers another question (what would more of
+    the same give?), costs no trial, and has few pairs, so that adding one to a study must not unsettle what was trained.
+    """
     baseline = baseline_of(record)
     if not baseline:
         return ()
-    names = [arm.name for arm in record.arms if arm.name != baseline]
-    found = [_effect(*paired_values(record, baseline, name, metric)) for name in names]
-    corrected = holm([effect.p for effect in found])
-    compared = max(1, sum(not math.isnan(p) for p in corrected))
-    rows = zip(names, found, corrected, strict=True)
-    return tuple(_compared(record, name, metric, effect, p_holm, compared) for name, effect, p_holm in rows)
+    found: dict[str, ArmEffect] = {}
+    for is_derived in (False, True):
+        names = [arm.name for arm in record.arms if arm.name != baseline and arm.is_derived is is_derived]
+        differences = [_effect(*paired_values(record, baseline, name, metric)) for name in names]
+        corrected = holm([effect.p for effect in differences])
+        compared = max(1, sum(not math.isnan(p) for p in corrected))
+        rows = zip(names, differences, corrected, strict=True)
+        found |= {name: _compared(record, name, metric, effect, p_holm, compared) for name, effect, p_holm in rows}
+    return tuple(found[arm.name] for arm in record.arms if arm.name in found)
 
 
 def _compared(record: StudyRecord, arm: str, metric: str, effect: Effect, p_holm: float, compared: int) -> ArmEffect:
@@ -81,6 +90,7 @@ def _compared(record: StudyRecord, arm: str, metric: str, effect: Effect, p_holm
         metric=metric,
         effect=effect,
         p_holm=p_holm,
+        compared=compared,
         resolved=resolved,
         needed=members * _needed(effect, sd, alpha, resolved=resolved),
         smallest=smallest_effect(sd, effect.n, alpha=alpha),

@@ -67,15 +67,20 @@ def answer(record: StudyRecord) -> Answer:
         return Answer(standing=Standing.OPEN, claim=claim)
     unknown = [effect.arm for effect in effects(record, metric) if effect.effect.n and not math.isfinite(effect.effect.mean)]
     better = 1.0 if direction_of(record, metric) == "maximize" else -1.0
-    return _compared(metric, found, unknown, frozenset(best_arms(record, metric)), better=better)
+    derived = frozenset(arm.name for arm in record.arms if arm.is_derived)
+    return _compared(metric, found, unknown, frozenset(best_arms(record, metric)), derived, better=better)
 
 
-def _compared(metric: str, found: Sequence[ArmEffect], unknown: list[str], best: frozenset[str], *, better: float) -> Answer:
+def _compared(
+    metric: str, found: Sequence[ArmEffect], unknown: list[str], best: frozenset[str], derived: frozenset[str], *, better: float
+) -> Answer:
     """The lead is the resolved gain among the best arms that the study lists first: the replicates cannot tell these apart.
 
-    Else it is the largest resolved gain; without one, the arm that is nearest to a gain.
+    Else it is the largest resolved gain; without one, the arm that is nearest to a gain. The question is about what was trained: a
+    derived arm, which averages several, leads only where nothing else is compared.
     """
-    ranked = sorted(found, key=lambda effect: -better * effect.effect.mean)
+    ranked = sorted((effect for effect in found if effect.arm not in derived), key=lambda effect: -better * effect.effect.mean)
+    ranked = ranked or sorted(found, key=lambda effect: -better * effect.effect.mean)
     gains = [effect for effect in ranked if effect.resolved and better * effect.effect.mean > 0]
     listed_first = [effect for effect in found if effect in gains and effect.arm in best]
     lead = (listed_first or gains or ranked)[0]
@@ -87,8 +92,8 @@ def _compared(metric: str, found: Sequence[ArmEffect], unknown: list[str], best:
     return Answer(
         standing=Standing.RESOLVED if lead.resolved else Standing.NOT_RESOLVED,
         claim=claim,
-        evidence=_evidence(lead, decimals, len(found)),
-        detail=" ".join(filter(None, [_what_it_takes(lead, len(found)), *_others(rest, metric), _infinite(unknown)])),
+        evidence=_evidence(lead, decimals),
+        detail=" ".join(filter(None, [_what_it_takes(lead), *_others(rest, metric), _infinite(unknown)])),
     )
 
 
@@ -108,12 +113,12 @@ def _difference(effect: ArmEffect, metric: str, decimals: int) -> str:
     return f"Not resolved: {effect.arm} differs from {effect.baseline} by {size} in {label(metric)}"
 
 
-def _evidence(effect: ArmEffect, decimals: int, compared: int) -> str:
+def _evidence(effect: ArmEffect, decimals: int) -> str:
     found = effect.effect
     if math.isnan(found.p):
         return "one replicate, so there is no interval"
     p = p_text(found.p)
-    holm = f", corrected for {compared} arms {p_text(effect.p_holm)}" if compared > 1 else ""
+    holm = f", corrected for {effect.compared} arms {p_text(effect.p_holm)}" if effect.compared > 1 else ""
     interval = f"{fixed(found.low, decimals)} to {fixed(found.high, decimals)}"
     return f"95\u00a0% interval {interval}, p {p if p.startswith('<') else '= ' + p}{holm}, {_pairs(effect)}"
 
@@ -125,13 +130,13 @@ def _pairs(effect: ArmEffect) -> str:
     return f"{counted(effect.effect.n, 'paired group')} of {effect.members} replicates"
 
 
-def _what_it_takes(lead: ArmEffect, compared: int) -> str:
+def _what_it_takes(lead: ArmEffect) -> str:
     """How many replicates would resolve the lead; empty if it is resolved."""
     if lead.resolved:
         return ""
-    fewest, have = (lead.members * pairs for pairs in (fewest_replicates(ALPHA / compared), lead.effect.n))
+    fewest, have = (lead.members * pairs for pairs in (fewest_replicates(ALPHA / lead.compared), lead.effect.n))
     if have < fewest:
-        over = f" over {compared} arms" if compared > 1 else ""
+        over = f" over {lead.compared} arms" if lead.compared > 1 else ""
         over += f" in groups of {lead.members}" if lead.members > 1 else ""
         return (
             f"With {counted(have, 'replicate')} no difference can be resolved, however large: an exact test{over} takes "

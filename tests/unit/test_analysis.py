@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 
@@ -17,7 +18,8 @@ from orchestrator.analysis.missing import NOT_PLANNED, missing
 from orchestrator.analysis.power import smallest_effect
 from orchestrator.analysis.summary import mean_of, replicate_values, summarise
 from orchestrator.analysis.tuning import tuning
-from orchestrator.records import ObjectiveRecord, Phase, StudyRecord, TrialRecord, TrialState
+from orchestrator.records import ArmRecord, ObjectiveRecord, Phase, StudyRecord, TrialRecord, TrialState
+from orchestrator.report.answer import answer
 from tests.studyrecords import ABLATION, study_record, with_metrics, without_result
 
 
@@ -107,6 +109,26 @@ def test_replicates_that_only_one_arm_finished_are_not_compared() -> None:
     record = study_record(change=lambda trial: without_result(trial, TrialState.FAILED) if (trial.arm, trial.index) in gone else trial)
     pairs = {effect.arm: effect.effect.n for effect in effects(record, "test/nll")}
     assert (pairs["E³"], pairs["ViT"]) == (6, 7)
+
+
+def with_ensemble(record: StudyRecord) -> StudyRecord:
+    """The record with an arm that averages pairs of E³'s replicates, a tenth better than they are."""
+    arm = ArmRecord(name="E³ ×2", baseline=False, overrides={}, tune_trials=0, replicates=4, selected={}, of=("E³",), members=2)
+    groups = itertools.islice(record.of("E³", Phase.REPLICATE), 4)
+    trials = [
+        dataclasses.replace(
+            trial, key=f"group-{trial.index}", arm=arm.name, metrics={**trial.metrics, "test/nll": trial.metrics["test/nll"] * 0.9}
+        )
+        for trial in groups
+    ]
+    return dataclasses.replace(record, arms=(*record.arms, arm), trials=(*record.trials, *trials))
+
+
+def test_a_derived_arm_unsettles_no_trained_one_and_is_not_the_answer(ablation: StudyRecord) -> None:
+    alone, beside = (effects(record, "test/nll") for record in (ablation, with_ensemble(ablation)))
+    assert beside[:-1] == alone
+    assert (beside[-1].arm, beside[-1].effect.n, beside[-1].compared) == ("E³ ×2", 4, 1)
+    assert answer(with_ensemble(ablation)).headline == answer(ablation).headline
 
 
 def test_a_clear_effect_is_resolved_and_a_small_one_says_what_it_would_take(ablation: StudyRecord) -> None:
