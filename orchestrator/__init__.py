@@ -11,11 +11,12 @@ from orchestrator.designs import LeaveOneOut as LeaveOneOut
 from orchestrator.designs import OneFactorAtATime as OneFactorAtATime
 from orchestrator.designs import Sampled as Sampled
 from orchestrator.ensembles import Ensemble as Ensemble
+from orchestrator.replicates import Adaptive as Adaptive
+from orchestrator.replicates import Replicates as Replicates
 from orchestrator.stopping.halving import SuccessiveHalving as SuccessiveHalving
 from orchestrator.stopping.pareto import ParetoHalving as ParetoHalving
 from orchestrator.study import Objective as Objective
 from orchestrator.study import Profiles as Profiles
-from orchestrator.study import Replicates as Replicates
 from orchestrator.study import Role as Role
 from orchestrator.study import Study as Study
 from orchestrator.study import Tune as Tune

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from orchestrator.axes import edges
 from orchestrator.config import check_value, leaves, resolve
@@ -12,7 +13,8 @@ from orchestrator.designs import Arm, AxisPairs
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.expand import arms_of, axes_of, sampled_in
 from orchestrator.keys import FlatConfig
-from orchestrator.study import Replicates, Study, Tune, nuisance_axes
+from orchestrator.replicates import Adaptive
+from orchestrator.study import Protocol, Study, Tune, adaptive_in, nuisance_axes, replication
 
 
 def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Problem]:
@@ -26,6 +28,7 @@ def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Pro
     arms = arms_of(study.arms, study.axes, base)
     axes = nuisance_axes(study)
     problems = [*_name_problems(arms), *_collisions(study, base, axes), *_protocol_problems(study, axes)]
+    problems += _adaptive_problems(study, arms)
     problems += [*_axis_problems(study, trainer, axes)]
     sound: list[FlatConfig] = []
     configs: dict[str, FlatConfig] = {}
@@ -80,6 +83,39 @@ def _protocol_problems(study: Study, axes: AxisPairs) -> Iterator[Problem]:
         )
 
 
+def _adaptive_problems(study: Study, arms: Sequence[Arm]) -> Iterator[Problem]:
+    """What is wrong with adding replicates to comparisons that are not settled."""
+    rule = adaptive_in(study)
+    if rule is None:
+        return
+    if not any(arm.baseline for arm in arms) or len(arms) < 2:
+        yield Problem(
+            "Adaptive has nothing to compare",
+            found=f"{len(arms)} arms, {'one' if any(arm.baseline for arm in arms) else 'none'} of them the baseline",
+            expected="a baseline and an arm beside it",
+            fix="mark one arm with baseline=True, or use Replicates(n)",
+        )
+    if not rule.metric:
+        fix = 'write Adaptive(metric="test/nll"), or add an objective that is not a cost'
+        yield Problem("Adaptive has no metric", found="objectives that are all costs", expected="a metric to settle arms by", fix=fix)
+    least = rule.first * len(arms)
+    if rule.budget is not None and rule.budget < least:
+        yield Problem(
+            "Adaptive's budget ends before the first look",
+            found=f"budget={rule.budget}",
+            expected=f"{least} or more: {rule.first} replicates of {len(arms)} arms",
+            fix="raise budget, or lower first",
+        )
+    designs = (*study.arms, *(() if study.axes is None else (study.axes,)))
+    if any(row.sampler == "tpe" or row.rule is not None for design in designs for row in sampled_in(design)):
+        yield Problem(
+            "Adaptive needs arms that are known from the start and trained to their end",
+            found='Sampled(sampler="tpe") or Sampled(stopping=...)',
+            expected="named arms, grids, or Sampled by sobol or random",
+            fix="write protocol=Replicates(n), or drop the sampler or the rule",
+        )
+
+
 def _stopping_problems(study: Study, trainer: Trainer, configs: Sequence[FlatConfig]) -> Iterator[Problem]:
     """What is wrong with rules that stop trials.
 
@@ -127,8 +163,8 @@ def _ensemble_problems(study: Study, trainer: Trainer, configs: Mapping[str, Fla
         trainer: Has to be able to combine.
         configs: Of each trained arm, by its name; empty of one that has a problem.
     """
-    then = study.protocol.then if isinstance(study.protocol, Tune) else study.protocol
-    n = then.n if isinstance(then, Replicates) else 0
+    then = replication(cast(Protocol, study.protocol))
+    n = then.first if isinstance(then, Adaptive) else then.n
     if study.ensembles and not isinstance(trainer, Combiner):
         yield Problem(
             f"the trainer {trainer.name} cannot make ensembles",
@@ -163,7 +199,7 @@ def _ensemble_problems(study: Study, trainer: Trainer, configs: Mapping[str, Fla
                 f"{what} has more members than there are replicates",
                 found=f"members={row.members}",
                 expected=f"at most the {n} replicates of each arm",
-                fix=f"plan Replicates({2 * row.members}) or more: each group of {row.members} is one replicate of the ensemble",
+                fix=f"plan {2 * row.members} replicates or more: each group of {row.members} is one replicate of the ensemble",
             )
 
 

@@ -2,7 +2,7 @@
 
 A pure function of the study and of the outcomes recorded so far. The driver calls it again as outcomes arrive: a tuned
 arm's replicates exist once its tuning is finished, an adaptive sampler's next points once its last batch is, and what a
-rung stops is known once the whole cohort has reported it.
+rung stops is known once the whole cohort has reported it, and which arms get more replicates once all have ended.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from orchestrator.expand import ADAPTIVE_BATCH, Cohort, Made, made_by, proposals
 from orchestrator.keys import FlatConfig, trial_key
 from orchestrator.planned import Outcome, Outcomes, Plan, PlannedArm, PlannedCell, PlannedDecision, PlannedTrial
 from orchestrator.records import Phase, TrialState
+from orchestrator.replicates import TUNING_SEED, Adaptive, Replicates
+from orchestrator.settling import settled
 from orchestrator.standings import halved_arms, halved_trials
-from orchestrator.study import TUNING_SEED, Replicates, Study, Tune, nuisance_axes
+from orchestrator.study import Study, Tune, adaptive_in, nuisance_axes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class Planner:
         self._points: dict[str, FlatConfig] = {}
         self._numbers: dict[str, int] = {}
         self._before: dict[int | str, _Before] = {}
+        self._rule = adaptive_in(study)
+        self._grown: dict[int, tuple[PlannedArm, PlannedArm]] = {}  # arms with their first replicates, and with all
 
     def plan(self, outcomes: Outcomes, *, since: Plan | None = None, moved: Collection[str] = ()) -> Plan:
         """All that can be planned from these outcomes. An arm for which nothing changed is the same object as before.
@@ -63,7 +67,7 @@ class Planner:
             since: An earlier plan of this study; None: look at every arm.
             moved: Names of the arms to which something happened since then.
         """
-        if since is not None and self._made is not None and not since.cohorts:
+        if since is not None and self._made is not None and not since.cohorts and self._rule is None:
             return Plan(arms=self._arms_after(since, self._made, outcomes, moved))
         made = self._made or made_by(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
         if not any(is_adaptive(row) for row in self._designs):
@@ -83,7 +87,27 @@ class Planner:
             for number, arm in zip(numbers, standing, strict=True):
                 arms[number] = arm
             cohorts.append((frozenset(arm.arm.name for arm in standing), Phase.REPLICATE))
-        return Plan(arms=tuple(arms), cohorts=tuple(cohorts), of_arms=tuple(of_arms))
+        if self._rule is None:
+            return Plan(arms=tuple(arms), cohorts=tuple(cohorts), of_arms=tuple(of_arms))
+        rounds = settled(self._rule, arms, outcomes, derived=len(self.study.ensembles))
+        grown = [self._with_more(arm, number, rounds.replicates_of(arm.arm.name)) for number, arm in enumerate(arms)]
+        return Plan(arms=tuple(grown), cohorts=tuple(cohorts), rounds=rounds)
+
+    def _with_more(self, arm: PlannedArm, number: int, replicates: int) -> PlannedArm:
+        """An arm with as many replicates as its comparison asks for."""
+        assert self._rule is not None, "only then do arms get more"
+        if replicates <= arm.replicates:
+            return arm
+        before = self._grown.get(number)
+        if before is not None and before[0] is arm and before[1].replicates == replicates:
+            return before[1]
+        place = number * (arm.tune_trials + self._rule.most) + arm.tune_trials
+        more = [
+            self._trial(arm.arm, arm.cell, arm.selected or {}, Phase.REPLICATE, index, self._rule.first_seed + index, place + index)
+            for index in range(arm.replicates, replicates)
+        ]
+        self._grown[number] = arm, dataclasses.replace(arm, replicates=replicates, trials=(*arm.trials, *more))
+        return self._grown[number][1]
 
     def _arms_after(self, since: Plan, made: Sequence[Made], outcomes: Outcomes, moved: Collection[str]) -> tuple[PlannedArm, ...]:
         """The arms of a study in which none follows from another: only those that moved are looked at."""
@@ -103,7 +127,9 @@ class Planner:
     def selects(self) -> frozenset[str]:
         """Metrics whose final values decide something."""
         tune = self.study.protocol if isinstance(self.study.protocol, Tune) else None
-        return frozenset(row.select for row in self._designs if is_adaptive(row)) | frozenset([] if tune is None else [tune.select])
+        chosen = [] if tune is None else [tune.select]
+        chosen += [] if self._rule is None else [self._rule.metric]
+        return frozenset(row.select for row in self._designs if is_adaptive(row)) | frozenset(chosen)
 
     def _plan_arm(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
         """The tuning trials of an arm and, once they are finished, its replicates."""
@@ -119,7 +145,8 @@ class Planner:
         tune = protocol if isinstance(protocol, Tune) else None
         then = tune.then if tune is not None else _replicates(protocol)
         budget = 0 if tune is None else tune.trials
-        first = number * (budget + then.n)
+        least, most = (then.first, then.most) if isinstance(then, Adaptive) else (then.n, then.n)
+        first = number * (budget + most)
         drawn: Sequence[PlannedTrial] = ()
         if tune is not None:
             # A sampler that ignores results would draw the same again.
@@ -129,7 +156,7 @@ class Planner:
         tuning, decisions = (drawn, ()) if rule is None else halved_trials(rule, drawn, outcomes)
         selected: FlatConfig | None = {} if tune is None else self._selected(tune, tuning, outcomes)
         cell = self._cells.of(config, selected or {})
-        seeds = range(then.first_seed, then.first_seed + (0 if selected is None else then.n))
+        seeds = range(then.first_seed, then.first_seed + (0 if selected is None else least))
         runs = [
             self._trial(arm, cell, selected or {}, Phase.REPLICATE, index, seed, first + budget + index) for index, seed in enumerate(seeds)
         ]
@@ -137,7 +164,7 @@ class Planner:
             arm=arm,
             cell=cell,
             tune_trials=budget,
-            replicates=then.n,
+            replicates=least,
             selected=selected,
             trials=(*tuning, *runs),
             decisions=tuple(decisions),
@@ -214,8 +241,8 @@ def _designs(study: Study) -> tuple[Design, ...]:
     return (*study.arms, *(() if study.axes is None else (study.axes,)))
 
 
-def _replicates(protocol: object) -> Replicates:
-    assert isinstance(protocol, Replicates)
+def _replicates(protocol: object) -> Replicates | Adaptive:
+    assert isinstance(protocol, (Replicates, Adaptive))
     return protocol
 
 

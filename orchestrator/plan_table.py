@@ -81,6 +81,7 @@ def plan_json(view: PlanView) -> dict[str, Json]:
         "programs": [_program_json(view, row) for row in view.work],
         "data": [dataclasses.asdict(problem) for problem in view.data_problems],
         "arms": [_arm_json(view, arm) for arm in view.plan.arms],
+        "adaptive": None if view.plan.rounds is None else view.plan.rounds.json(),
         "derived": [_derived_json(view, row) for row in view.ensembles],
         "trials": [
             {
@@ -118,6 +119,7 @@ def summary_lines(view: PlanView) -> list[str]:
     todo += [f"{len(total.orphaned_keys)} orphaned (kept)"] if total.orphaned_keys else []
     signatures = len({trial.cell.signature for trial in view.plan.trials})
     lines = [f"{view.study}: " + ", ".join(todo or ["nothing planned"])]
+    lines += [f"replicates: {view.plan.rounds}"] if view.plan.rounds is not None else []
     left = sum(row.trials for row in view.work)
     if not left:
         return [*lines, "nothing to do"]

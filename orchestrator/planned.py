@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from orchestrator.designs import Arm
 from orchestrator.keys import FlatConfig
 from orchestrator.records import Phase, Rung, TrialState
 from orchestrator.stopping.cohort import RungDecision
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.rounds import Rounds
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +136,13 @@ class Plan:
         arms: The arms.
         cohorts: Trials that are compared with each other, as the arms and the phase that they are of.
         of_arms: Decisions on whole arms.
+        rounds: Which comparisons are settled, where that decides how many replicates there are; None where it does not.
     """
 
     arms: tuple[PlannedArm, ...]
     cohorts: tuple[tuple[frozenset[str], Phase], ...] = ()
     of_arms: tuple[PlannedDecision, ...] = ()
+    rounds: Rounds | None = None
 
     @property
     def trials(self) -> Iterator[PlannedTrial]:

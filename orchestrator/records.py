@@ -10,6 +10,7 @@ import enum
 from collections.abc import Iterator, Mapping
 
 from orchestrator.keys import FlatConfig
+from orchestrator.replicates import Adaptive
 
 
 class TrialState(enum.StrEnum):
@@ -245,6 +246,7 @@ class StudyRecord:
         trials: In the order of the plan; orphaned ones are left out.
         provenance: Versions, commit, platform of the launcher.
         stopping: Rules that stop trials at rungs, in words; empty without any.
+        adaptive: How many replicates follow from what they measure, with its metric; None where their number is fixed.
         runs: How the study was run, oldest first; empty where that is not asked for, or was not written down.
     """
 
@@ -263,6 +265,7 @@ class StudyRecord:
     trials: tuple[TrialRecord, ...]
     provenance: Mapping[str, str]
     stopping: str = ""
+    adaptive: Adaptive | None = None
     runs: tuple[RunRecord, ...] = ()
 
     def of(self, arm: str, phase: Phase) -> Iterator[TrialRecord]:

@@ -11,9 +11,14 @@ from orchestrator.config import flatten, leaves, resolve
 from orchestrator.contract import Trainer
 from orchestrator.errors import Problem, StudyError, collected, did_you_mean
 from orchestrator.keys import FlatConfig, Value
-from orchestrator.study import Protocol, Replicates, Study, Tune
+from orchestrator.replicates import Adaptive, Replicates
+from orchestrator.study import Protocol, Study, Tune, replication
 
-PROTOCOL_KEYS = ("protocol.trials", "protocol.replicates", "protocol.first_seed", "protocol.sampler")
+ADAPTIVE_KEYS = frozenset({"first", "step", "most", "budget", "alpha", "futile"})
+PROTOCOL_KEYS = (
+    *("protocol.trials", "protocol.replicates", "protocol.first_seed", "protocol.sampler"),
+    *(f"protocol.{name}" for name in sorted(ADAPTIVE_KEYS)),
+)
 
 
 def applied(study: Study, trainer: Trainer, settings: Sequence[str]) -> tuple[Study, FlatConfig, list[Problem]]:
@@ -63,8 +68,18 @@ def _value(text: str) -> Value:
 
 def _protocol(protocol: Protocol, settings: dict[str, Value], refused: list[Problem]) -> Protocol:
     values = {key.partition(".")[2]: cast(Any, value) for key, value in settings.items()}
-    then = protocol.then if isinstance(protocol, Tune) else protocol
-    then = Replicates(values.pop("replicates", then.n), values.pop("first_seed", then.first_seed))
+    then = replication(protocol)
+    first_seed = values.pop("first_seed", then.first_seed)
+    if "replicates" in values:  # a number, on the command line, is the number, whatever the study file would do
+        then = Replicates(values.pop("replicates"), first_seed)
+    else:
+        ours = ADAPTIVE_KEYS & values.keys() if isinstance(then, Adaptive) else ()
+        then = dataclasses.replace(then, first_seed=first_seed, **{name: values.pop(name) for name in ours})
+    for key in sorted(ADAPTIVE_KEYS & values.keys()):
+        del values[key]
+        refused.append(
+            Problem(f"--set protocol.{key}: the number of replicates is fixed", found=str(then), expected="Adaptive(...)", fix="drop it")
+        )
     if isinstance(protocol, Tune):
         return dataclasses.replace(protocol, then=then, **values)
     for key in values:

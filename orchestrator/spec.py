@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -9,8 +11,9 @@ from orchestrator.contract import Trainer
 from orchestrator.expand import sampled_in
 from orchestrator.keys import FlatConfig, Json
 from orchestrator.planned import Plan
-from orchestrator.records import ArmRecord, ObjectiveRecord, StudyRecord, TrialRecord
-from orchestrator.study import Study, Tune, nuisance_axes
+from orchestrator.records import ArmRecord, ObjectiveRecord, Phase, StudyRecord, TrialRecord
+from orchestrator.replicates import Adaptive
+from orchestrator.study import Study, Tune, adaptive_in, nuisance_axes
 
 
 def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan: Plan, provenance: Mapping[str, str]) -> dict[str, Json]:
@@ -24,7 +27,7 @@ def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan
         plan: Its newest plan.
         provenance: Of the launcher.
     """
-    tune = study.protocol if isinstance(study.protocol, Tune) else None
+    tune, rule = study.protocol if isinstance(study.protocol, Tune) else None, adaptive_in(study)
     return {
         "name": study.name,
         "question": study.question,
@@ -35,6 +38,7 @@ def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan
         "select_direction": tune.direction if tune else "",
         "sampler": tune.sampler if tune else "",
         "stopping": _stopping(study),
+        "adaptive": None if rule is None else dataclasses.asdict(rule),
         "nuisance": {key: str(axis) for key, axis in nuisance_axes(study)},
         "objectives": [[objective.metric, objective.direction] for objective in study.objectives],
         "base": cast(Json, dict(base)),
@@ -67,16 +71,26 @@ def study_record(spec: Mapping[str, Json], trials: Sequence[TrialRecord]) -> Stu
     """A study and everything recorded of it, from the ledger alone."""
     values = cast(Mapping[str, Any], spec)
     arms = tuple(_arm(arm) for arm in values["arms"])
+    rule = values["adaptive"] if "adaptive" in values else None  # noqa: SIM401 - studies planned before there was such a protocol
+    if rule is not None:
+        arms = _with_all(arms, trials)
     derived: list[Mapping[str, Any]] = values["derived"] if "derived" in values else []  # noqa: SIM401 - studies planned before there were derived arms
     plain = ("name", "question", "trainer", "version", "profile", "select", "select_direction", "nuisance", "sampler", "provenance")
     return StudyRecord(
         **{name: values[name] for name in plain},
         stopping=values["stopping"] if "stopping" in values else "",  # noqa: SIM401 - studies planned before there were rules
+        adaptive=None if rule is None else Adaptive(**rule),
         base=_tuples(values["base"]),
         objectives=tuple(ObjectiveRecord(metric=metric, direction=direction) for metric, direction in values["objectives"]),
         arms=(*arms, *(_derived(row, arms) for row in derived)),
         trials=tuple(trials),
     )
+
+
+def _with_all(arms: Sequence[ArmRecord], trials: Sequence[TrialRecord]) -> tuple[ArmRecord, ...]:
+    """Arms with the replicates that they were given since they were last described."""
+    given = Counter(trial.arm for trial in trials if trial.phase is Phase.REPLICATE)
+    return tuple(dataclasses.replace(arm, replicates=max(arm.replicates, given[arm.name])) for arm in arms)
 
 
 def _arm(values: Mapping[str, Any]) -> ArmRecord:

@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,6 +16,9 @@ from rich.text import Text
 from orchestrator.keys import Json
 from orchestrator.ledger import BOUNDS, Trouble, WorkerRow
 from orchestrator.records import ArmRecord, Cause, StudyRecord, TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.rounds import Rounds
 
 _COLUMNS = (
     TrialState.COMPLETE,
@@ -64,6 +68,7 @@ def status_json(record: StudyRecord, workers: Sequence[WorkerRow], troubles: Seq
             }
             for arm in record.arms
         ],
+        "adaptive": None if (rounds := _rounds(record)) is None else rounds.json(),
         "ended_badly": [
             {
                 "key": row.trial.key,
@@ -159,10 +164,27 @@ class _Row:
 
 
 def _lines(record: StudyRecord, troubles: Sequence[Trouble], logs: Logs) -> Iterator[str]:
+    yield from _rounds_lines(record)
     for row in _rows(record, troubles):
         yield row.words(logs)
     if causes := _by_cause(troubles):
         yield "attempts that ended early: " + ", ".join(f"{count} {cause.value}" for cause, count in causes)
+
+
+def _rounds_lines(record: StudyRecord) -> Iterator[str]:
+    """How far an adaptive study has settled what."""
+    if (found := _rounds(record)) is not None:
+        named = [f"{verdict.value}: {', '.join(names)}" for verdict in type(found.comparisons[0].verdict) if (names := found.arms(verdict))]
+        yield f"replicates: {found}"
+        yield from (f"  {line}" for line in named)
+
+
+def _rounds(record: StudyRecord) -> Rounds | None:
+    if record.adaptive is None:
+        return None
+    from orchestrator.analysis.adaptive import rounds_of  # the distributions take 0.3 s to import, and most studies need none
+
+    return rounds_of(record)
 
 
 def _rows(record: StudyRecord, troubles: Sequence[Trouble]) -> Iterator[_Row]:

@@ -12,11 +12,10 @@ from orchestrator.axes import Distribution, IntUniform, LogUniform, Uniform, Val
 from orchestrator.designs import DESIGNS, Arm, AxisPairs, Design, check_sampler, check_stopping
 from orchestrator.ensembles import Ensemble
 from orchestrator.errors import StudyError, refuse
+from orchestrator.replicates import Adaptive, Replicates
 from orchestrator.stopping.pareto import Halving
 
 T = TypeVar("T")
-
-TUNING_SEED = 10_000  # apart from the replicates' seeds, so that what selects a cell never also measures it
 
 
 class Role(enum.StrEnum):
@@ -57,37 +56,13 @@ class Objective:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Replicates:
-    """Every arm is run on the same n seeds: replicate r of every arm shares seed, split and data order."""
-
-    n: int
-    first_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            refuse(
-                "Replicates needs a number",
-                found=repr(self.n),
-                expected="a whole number from 1",
-                fix="give at least 1, better 8: an exact test needs that many to tell six arms apart",
-            )
-        if not 0 <= self.first_seed < TUNING_SEED - 1000:
-            refuse(
-                "first_seed is out of range",
-                found=repr(self.first_seed),
-                expected=f"0 to {TUNING_SEED - 1001}",
-                fix="choose a smaller seed",
-            )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Tune:
     """Tune, then replicate: the same number of tuning trials for every arm, selection on validation data, then replicates.
 
     Attributes:
         trials: Tuning trials of each arm, all on one seed that no replicate uses.
         select: Validation metric that chooses the cell.
-        then: Replicates of the chosen cell, reported on test data.
+        then: Replicates of the chosen cell, reported on test data: a number, or as many as it takes.
         direction: Which way `select` is better.
         sampler: Proposes the values of the nuisance axes; arms get the same proposals from `sobol` and `random`.
         seed: Fixes the proposals.
@@ -97,7 +72,7 @@ class Tune:
 
     trials: int
     select: str
-    then: Replicates
+    then: Replicates | Adaptive
     direction: str = "minimize"
     sampler: str = "sobol"
     seed: int = 0
@@ -121,7 +96,7 @@ class Tune:
         return None if self.stopping is None else self.stopping.by(self.select, self.direction)
 
 
-Protocol: TypeAlias = Tune | Replicates
+Protocol: TypeAlias = Tune | Replicates | Adaptive
 
 
 @dataclasses.dataclass(frozen=True, slots=True, init=False)
@@ -136,7 +111,7 @@ class Study:
         ensembles: Arms that are derived from these; tables show them below.
         axes: A design that every arm is crossed with (the scientific axes of a sweep).
         nuisance: Axes tuned for each arm with an equal budget.
-        protocol: `Tune(...)`, or `Replicates(n)` when nothing is tuned.
+        protocol: `Tune(...)`, or `Replicates(n)` or `Adaptive(...)` when nothing is tuned.
         objectives: What is reported; the first leads.
         question: Docstring of the study file; filled in by the loader.
     """
@@ -245,6 +220,24 @@ def roles(study: Study, arms: Sequence[Arm]) -> dict[str, Role]:
     """
     found = {key: Role.SCIENTIFIC for arm in arms for key, _ in arm.changes}
     return found | {key: Role.NUISANCE for key, _ in study.nuisance}
+
+
+def replication(protocol: Protocol) -> Replicates | Adaptive:
+    """How many replicates the arms get, tuned or not."""
+    return protocol.then if isinstance(protocol, Tune) else protocol
+
+
+def adaptive_in(study: Study) -> Adaptive | None:
+    """The rule by which a study adds replicates, with its metric; None where their number is fixed.
+
+    Args:
+        study: Whose profile was chosen.
+    """
+    then = replication(cast(Protocol, study.protocol))
+    if not isinstance(then, Adaptive) or then.metric:
+        return then if isinstance(then, Adaptive) else None
+    first = next((objective.metric for objective in study.objectives if not objective.metric.startswith("cost/")), "")
+    return dataclasses.replace(then, metric=first)
 
 
 def nuisance_axes(study: Study) -> AxisPairs:

@@ -22,23 +22,24 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # A module may import what stands before it. `report` is above `driver` in the story of a run, but knows records only.
 # fmt: off
 SPINE = (
-    "exits", "errors", "keys", "durable", "edits", "config", "contract", "records", "causes", "provenance",
+    "exits", "errors", "keys", "durable", "edits", "config", "contract", "replicates", "records", "causes", "provenance",
     "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load",
-    "planned", "standings", "cells", "plan", "diff", "estimate", "spec",
+    "planned", "standings", "settling", "cells", "plan", "diff", "estimate", "spec",
     "ledger", "storage", "derived", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker", "nursery",
     "publisher", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
-PORTS_MAY_IMPORT = frozenset({"errors", "keys", "durable", "config", "records", "axes"})
+PORTS_MAY_IMPORT = frozenset({"errors", "keys", "durable", "config", "records", "axes", "replicates"})
 BESIDE_THE_RULE = {"report": frozenset({"analysis"})}  # a report shows what analysis found
 # Who joins ports to the spine. `expand` asks samplers for points, which are part of what a study says; rules that stop trials
 # are words of a study, and `standings` asks them what follows from its outcomes.
 JOINS = {
     "designs": frozenset({"stopping"}),
     "study": frozenset({"stopping"}),
-    "planned": frozenset({"stopping"}),
+    "planned": frozenset({"stopping", "analysis"}),
     "standings": frozenset({"stopping"}),
+    "settling": frozenset({"analysis"}),
     "expand": frozenset({"samplers"}),
     "worker": frozenset({"executors", "stopping"}),
     "publisher": frozenset({"trackers"}),
@@ -46,6 +47,7 @@ JOINS = {
     "crew": frozenset({"executors"}),
     "probing": frozenset({"executors"}),
     "measure": frozenset({"executors"}),
+    "status": frozenset({"analysis"}),
     "logbook": frozenset({"analysis"}),
     "neighbours": frozenset({"executors"}),
     "commands": frozenset({"executors", "analysis", "report", "trackers"}),
@@ -214,7 +216,7 @@ def test_a_library_is_imported_only_where_it_lives() -> None:
 
 
 def test_the_package_itself_exports_the_words_of_a_study_only() -> None:
-    words = {"orchestrator.axes", "orchestrator.designs", "orchestrator.ensembles", "orchestrator.study"}
+    words = {"orchestrator.axes", "orchestrator.replicates", "orchestrator.designs", "orchestrator.ensembles", "orchestrator.study"}
     words |= {"orchestrator.stopping.halving", "orchestrator.stopping.pareto"}
     assert {row.target for row in within("orchestrator") if row.module == "orchestrator"} <= words
 

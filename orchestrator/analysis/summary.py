@@ -79,13 +79,18 @@ def paired_values(record: StudyRecord, first: str, second: str, metric: str) -> 
     A value of a derived arm is of several replicates. The other arm's is then the mean over the same ones: what it is over
     the same seeds. A group of which something is missing is left out.
     """
+    _, pairs = paired_by_number(record, first, second, metric)
+    return [pairs[number][0] for number in sorted(pairs)], [pairs[number][1] for number in sorted(pairs)]
+
+
+def paired_by_number(record: StudyRecord, first: str, second: str, metric: str) -> tuple[int, dict[int, tuple[float, float]]]:
+    """Replicates of the study that a pair is of, and each pair by its number: of replicates number · width to the next pair's."""
     spans = [members_of(record, name) for name in (first, second)]
     width = math.lcm(*spans)
     ours, theirs = (
         _averaged(replicate_values(record, name, metric), width // span) for name, span in zip((first, second), spans, strict=True)
     )
-    shared = sorted(ours.keys() & theirs.keys())
-    return [ours[number] for number in shared], [theirs[number] for number in shared]
+    return width, {number: (ours[number], theirs[number]) for number in ours.keys() & theirs.keys()}
 
 
 def _averaged(values: dict[int, float], size: int) -> dict[int, float]:

@@ -19,7 +19,8 @@ from orchestrator.expand import arms_of
 from orchestrator.plan import Planner
 from orchestrator.planned import Outcome, Plan, PlannedTrial
 from orchestrator.records import Phase, TrialState
-from orchestrator.study import TUNING_SEED, Protocol
+from orchestrator.replicates import TUNING_SEED
+from orchestrator.study import Protocol
 from trainers.curves import Curves, CurvesConfig
 
 BASE = flatten(CurvesConfig())
