@@ -31,6 +31,7 @@ from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lin
 from orchestrator.progress import View, duration
 from orchestrator.provenance import launcher_provenance
 from orchestrator.publisher import Publisher
+from orchestrator.publishing import links_of
 from orchestrator.records import StudyRecord
 from orchestrator.spec import spec_of, study_record
 from orchestrator.storage import hand_down, place_of
@@ -99,10 +100,12 @@ def status(options: argparse.Namespace) -> int:
     ledger, logs = _existing(context), context.folder / "logs"
     record = standing(_record(context, ledger, with_rungs=False))
     alive, troubles = ledger.live_workers(context.study.name), ledger.troubles(context.study.name)
+    links = links_of(ledger, context.study.name)
     if options.json:
-        print(json.dumps(status_json(record, alive, troubles, logs), indent=1, ensure_ascii=False))
+        document = {**status_json(record, alive, troubles, logs), "wandb": {"sweep": links.sweep_url, "report": links.report_url}}
+        print(json.dumps(document, indent=1, ensure_ascii=False))
     else:
-        _stdout().print(status_table(record, alive, troubles, logs), soft_wrap=True)
+        _stdout().print(status_table(record, alive, troubles, logs), *map(Text, links.lines), sep="\n", soft_wrap=True)
     return DONE
 
 
@@ -167,7 +170,7 @@ def _drive(
         workers=options.workers,
         provenance=provenance,
     )
-    publisher = Publisher(context.study.name, ledger, folder=context.folder, mode=mode, console=console)
+    publisher = Publisher(context.study.name, ledger, folder=context.folder, mode=mode, say=view.say)
     planner = context.planner
     driver = Driver(
         planner,

@@ -1,7 +1,8 @@
-"""Copies finished trials to W&B from a process of its own: what goes wrong there cannot touch a trial.
+"""Copies trials to W&B from a process of its own: what goes wrong there cannot touch a trial.
 
 The launcher holds the publisher's standard input open, and says there that the run is over. Then the publisher copies what
-is left; when it closes, it leaves at once, since nobody waits for it. What was not copied is copied by the next run.
+is left; when it closes, it leaves at once, since nobody waits for it. What was not copied is copied by the next run. The
+publisher says on standard output where the study is to be seen. One that is killed is started again.
 
 Of several launchers of a study, one publisher copies at a time: the one that holds that role in the ledger.
 """
@@ -10,10 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import pathlib
-import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -22,47 +22,38 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import Ledger, Patience
+from orchestrator.publishing import Follower, Role, pages_of, publish_finished, put_report
 from orchestrator.spec import study_record
 from orchestrator.storage import handed_down
-from orchestrator.trackers import ResolvedMode, StudyHeader, Tracker, WandbMode, WandbTracker
+from orchestrator.trackers import ResolvedMode, StudyHeader, WandbMode, WandbTracker
 
 POLL_S = 1.0
+REPORT_EVERY_S = 300.0  # while trials finish; and once more when they have
+STARTS = 3  # of a publisher that dies
 DRAIN_S = 60.0  # that a finished run waits for its last trials to be copied
 LEAVE_S = 5.0  # that one which is told to leave has for it
 PATIENCE_S = 600.0  # with a ledger that cannot serve
-ROLE, ROLE_S = "publish wandb", 20.0  # copying into one W&B folder and run is for one process
 DRAIN, END = "drain", "end"  # said by the launcher: copy all, though another copies now; copy what is ours to copy
 
 
 class Publisher:
     """The launcher's side: starts the process when there is something to copy, and waits for it at the end."""
 
-    def __init__(self, study: str, ledger: Ledger, *, folder: pathlib.Path, mode: ResolvedMode, console: Console) -> None:
-        self._study, self._ledger, self._folder, self._console = study, ledger, folder, console
+    def __init__(self, study: str, ledger: Ledger, *, folder: pathlib.Path, mode: ResolvedMode, say: Callable[[str], None]) -> None:
+        self._study, self._ledger, self._folder, self._say = study, ledger, folder, say
         self._mode = mode
         self._last_word = END
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
+        self._starts, self._over = 0, threading.Event()
 
     def start(self) -> None:
         """Starts copying; does nothing when W&B is disabled."""
         if self._mode.mode is WandbMode.DISABLED or self._process is not None:
             return
-        log = self._folder / "logs" / "wandb.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [self._ledger.where, self._study, str(self._folder.resolve()), self._mode.mode.value]
-        with log.open("ab") as stream:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.publisher", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-                cwd=pathlib.Path(__file__).resolve().parent.parent,
-            )
+        self._begin()
 
     def drain(self) -> None:
         """Every trial of the study has ended: all are to be copied before the run is over, whoever copies them."""
@@ -72,23 +63,54 @@ class Publisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None and self._process is None and self._left():
-            self.start()
+        self._over.set()
+        if kind is None and (self._process is None or self._process.poll() is not None) and self._left():
+            self._begin()
         if self._process is None or self._process.stdin is None:
             return
         stdin = self._process.stdin
         with contextlib.suppress(BrokenPipeError), stdin:  # closed when we wait no more
             if kind is None:
-                stdin.write(f"{self._last_word}\n".encode())
+                stdin.write(f"{self._last_word}\n")
                 stdin.flush()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(DRAIN_S)
         self._end(self._process)
+        if self._listener is not None:
+            self._listener.join(LEAVE_S)
         if kind is None and (left := self._left()):
-            text = f"W&B: {left} trials were not copied yet (see {self._folder / 'logs' / 'wandb.log'}); the next run copies them"
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._say(f"W&B: {left} trials were not copied yet (see {self._log}); the next run copies them")
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
+    @property
+    def _log(self) -> pathlib.Path:
+        return self._folder / "logs" / "wandb.log"
+
+    def _begin(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        arguments = [self._ledger.where, self._study, str(self._folder.resolve()), self._mode.mode.value]
+        with self._log.open("ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.publisher", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                start_new_session=True,
+                cwd=pathlib.Path(__file__).resolve().parent.parent,
+            )
+        self._process, self._starts = process, self._starts + 1
+        self._listener = threading.Thread(target=self._listen, args=(process,), name="publisher", daemon=True)
+        self._listener.start()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        """Passes on what the process says, and starts another when it died."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._say(line.rstrip("\n"))
+        if not self._over.wait(POLL_S) and self._starts < STARTS:
+            self._begin()
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
         try:
             process.wait(LEAVE_S)
         except subprocess.TimeoutExpired:
@@ -102,41 +124,6 @@ class Publisher:
         return len(self._ledger.unpublished(self._study, f"wandb-{self._mode.mode}"))
 
 
-class Role:
-    """The right to copy a study's trials, while it lasts."""
-
-    def __init__(self, ledger: Ledger, study: str) -> None:
-        self._ledger, self._study = ledger, study
-        self._holder = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
-        self._until = 0.0
-
-    def held(self) -> bool:
-        """Whether it is ours now: asked for, or asked for again, where that is due."""
-        now = time.monotonic()  # before the ledger is asked: it counts from later
-        if now > self._until - ROLE_S / 2:
-            self._until = now + ROLE_S if self._ledger.claim(self._study, ROLE, self._holder, ROLE_S) else 0.0
-        return self._until > 0.0
-
-    def let_go(self) -> None:
-        """Others need not wait until it ends by itself."""
-        if self._until > 0.0:
-            self._ledger.disclaim(self._study, ROLE, self._holder)
-
-
-def publish_all(ledger: Ledger, study: str, tracker: Tracker, may_go_on: Callable[[], bool]) -> None:
-    """Copies every finished trial that the tracker does not have, one after the other."""
-    keys = ledger.unpublished(study, tracker.name)
-    if not keys:
-        return
-    shown: set[str] = set()
-    for trial in ledger.trial_records(study, keys=keys):
-        if not may_go_on():
-            return
-        if trial.key not in shown and tracker.publish(trial):
-            ledger.mark_published(study, tracker.name, trial.key)
-        shown.add(trial.key)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m orchestrator.publisher LEDGER STUDY FOLDER MODE`."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.publisher", description="Copies finished trials to W&B.")
@@ -146,10 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     launcher = _Launcher()
     patience = Patience(for_s=PATIENCE_S, say=_say, hasty=launcher.gone.is_set)
     ledger = Ledger.open(handed_down(given.ledger), create=False, patience=patience)
-    tracker = WandbTracker(pathlib.Path(given.folder) / "wandb", mode=WandbMode(given.mode), warn=_say)
+    folder, pages = pathlib.Path(given.folder), pages_of(ledger, given.study, _tell)
+    tracker = WandbTracker(folder / "wandb", mode=WandbMode(given.mode), warn=_say, pages=pages)
     role = Role(ledger, given.study)
     try:
-        _copy(ledger, given.study, tracker, role, launcher)
+        _Copying(ledger, given.study, tracker, role, launcher, out=folder.parent).until_over()
     except LedgerError as error:
         _say(str(error))
         launcher.gone.set()
@@ -161,24 +149,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _copy(ledger: Ledger, study: str, tracker: Tracker, role: Role, launcher: _Launcher) -> None:
-    """Until the launcher is gone, or the run is over and nothing is left to copy."""
-    opened = False
-    while not launcher.gone.is_set():
-        word = launcher.word(POLL_S)
-        spec = ledger.study_spec(study)
-        waits = spec is not None and bool(ledger.unpublished(study, tracker.name))
-        is_ours = (opened or waits) and role.held()
-        if spec is not None and waits and is_ours:
-            if not opened:
-                tracker.open(StudyHeader.of(study_record(spec, ())))
-                opened = True
-            publish_all(ledger, study, tracker, lambda: not launcher.gone.is_set() and role.held())
-            waits = False
-        if word == END or (word == DRAIN and not waits):
-            return
-        if word:  # another publisher copies, or died and held the role
-            launcher.gone.wait(POLL_S)
+class _Copying:
+    """What the process does all the time."""
+
+    def __init__(self, ledger: Ledger, study: str, tracker: WandbTracker, role: Role, launcher: _Launcher, *, out: pathlib.Path) -> None:
+        self._ledger, self._study, self._tracker, self._role, self._launcher = ledger, study, tracker, role, launcher
+        self._follower = Follower(ledger, study, tracker)
+        self._out = out
+        self._opened = False
+        self._report_due, self._reported_at = False, -math.inf
+
+    def until_over(self) -> None:
+        """Until the launcher is gone, or the run is over and nothing is left to copy."""
+        while not self._launcher.gone.is_set():
+            word = self._launcher.word(POLL_S)
+            waits = self._look()
+            if word and not waits:
+                self._report(at_once=True)
+            if word == END or (word == DRAIN and not waits):
+                return
+            if word:  # another publisher copies, or died and held the role
+                self._launcher.gone.wait(POLL_S)
+
+    def _look(self) -> bool:
+        """Copies what is new, where that is for us to do; whether finished trials are left that another publisher has to copy."""
+        spec = self._ledger.study_spec(self._study)
+        waits = spec is not None and bool(self._ledger.unpublished(self._study, self._tracker.name))
+        work = waits or (self._tracker.is_online and bool(self._ledger.reached(self._study)))
+        if spec is None or not (self._opened or work) or not self._role.held():
+            return waits
+        if not self._opened:
+            self._tracker.open(StudyHeader.of(study_record(spec, ())))
+            self._opened = True
+        self._follower.look()
+        if waits:
+            done = publish_finished(self._ledger, self._study, self._tracker, self._may_go_on)
+            self._report_due = self._report_due or done > 0
+        self._report(at_once=False)
+        return False
+
+    def _may_go_on(self) -> bool:
+        return not self._launcher.gone.is_set() and self._role.held()
+
+    def _report(self, *, at_once: bool) -> None:
+        """Brings the report on the server up to date, where trials were finished since and it is time."""
+        if self._report_due and (at_once or time.monotonic() > self._reported_at + REPORT_EVERY_S) and self._may_go_on():
+            put_report(self._ledger, self._study, self._out, self._tracker)
+            self._report_due, self._reported_at = False, time.monotonic()
 
 
 class _Launcher:
@@ -204,6 +221,11 @@ class _Launcher:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # of a launcher that is gone
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

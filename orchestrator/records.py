@@ -9,7 +9,7 @@ import dataclasses
 import enum
 from collections.abc import Iterator, Mapping
 
-from orchestrator.keys import FlatConfig
+from orchestrator.keys import FlatConfig, Value
 from orchestrator.replicates import Adaptive
 
 
@@ -164,6 +164,25 @@ class ObjectiveRecord:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceRecord:
+    """What an axis may be: listed values, or anything between two bounds.
+
+    Attributes:
+        values: Listed ones, in their order; empty where there are bounds.
+        low: Smallest value; None where values are listed.
+        high: Largest value; None where values are listed.
+        log: Drawn on a logarithmic scale.
+        whole: Whole numbers only.
+    """
+
+    values: tuple[Value, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    whole: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PackRecord:
     """Where the time of one pack went, as its trainer told; see `orchestrator.contract.Usage`.
 
@@ -247,6 +266,7 @@ class StudyRecord:
         provenance: Versions, commit, platform of the launcher.
         stopping: Rules that stop trials at rungs, in words; empty without any.
         adaptive: How many replicates follow from what they measure, with its metric; None where their number is fixed.
+        space: The nuisance axes as data, by dotted key; empty for a study that was planned before they were kept.
         runs: How the study was run, oldest first; empty where that is not asked for, or was not written down.
     """
 
@@ -266,6 +286,7 @@ class StudyRecord:
     provenance: Mapping[str, str]
     stopping: str = ""
     adaptive: Adaptive | None = None
+    space: Mapping[str, SpaceRecord] = dataclasses.field(default_factory=dict[str, SpaceRecord])
     runs: tuple[RunRecord, ...] = ()
 
     def of(self, arm: str, phase: Phase) -> Iterator[TrialRecord]:

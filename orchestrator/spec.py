@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from orchestrator.axes import Distribution, IntUniform, LogUniform, Values
 from orchestrator.contract import Trainer
 from orchestrator.expand import sampled_in
 from orchestrator.keys import FlatConfig, Json
 from orchestrator.planned import Plan
-from orchestrator.records import ArmRecord, ObjectiveRecord, Phase, StudyRecord, TrialRecord
+from orchestrator.records import ArmRecord, ObjectiveRecord, Phase, SpaceRecord, StudyRecord, TrialRecord
 from orchestrator.replicates import Adaptive
 from orchestrator.study import Study, Tune, adaptive_in, nuisance_axes
 
@@ -40,6 +41,7 @@ def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan
         "stopping": _stopping(study),
         "adaptive": None if rule is None else dataclasses.asdict(rule),
         "nuisance": {key: str(axis) for key, axis in nuisance_axes(study)},
+        "space": {key: _space(axis) for key, axis in nuisance_axes(study)},
         "objectives": [[objective.metric, objective.direction] for objective in study.objectives],
         "base": cast(Json, dict(base)),
         "provenance": {**provenance, **trainer.provenance()},
@@ -56,6 +58,13 @@ def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan
         ],
         "derived": [{"name": row.name, "of": list(row.of), "members": row.members} for row in study.ensembles],
     }
+
+
+def _space(axis: Distribution) -> dict[str, Json]:
+    if isinstance(axis, Values):
+        return {"values": cast(Json, list(axis.values))}
+    whole = isinstance(axis, IntUniform)
+    return {"low": axis.low, "high": axis.high, "log": axis.log if whole else isinstance(axis, LogUniform), "whole": whole}
 
 
 def _stopping(study: Study) -> str:
@@ -80,6 +89,7 @@ def study_record(spec: Mapping[str, Json], trials: Sequence[TrialRecord]) -> Stu
         **{name: values[name] for name in plain},
         stopping=values["stopping"] if "stopping" in values else "",  # noqa: SIM401 - studies planned before there were rules
         adaptive=None if rule is None else Adaptive(**rule),
+        space={key: _axis(row) for key, row in values["space"].items()} if "space" in values else {},  # as above
         base=_tuples(values["base"]),
         objectives=tuple(ObjectiveRecord(metric=metric, direction=direction) for metric, direction in values["objectives"]),
         arms=(*arms, *(_derived(row, arms) for row in derived)),
@@ -91,6 +101,10 @@ def _with_all(arms: Sequence[ArmRecord], trials: Sequence[TrialRecord]) -> tuple
     """Arms with the replicates that they were given since they were last described."""
     given = Counter(trial.arm for trial in trials if trial.phase is Phase.REPLICATE)
     return tuple(dataclasses.replace(arm, replicates=max(arm.replicates, given[arm.name])) for arm in arms)
+
+
+def _axis(row: Mapping[str, Any]) -> SpaceRecord:
+    return SpaceRecord(values=_tuple(row["values"])) if "values" in row else SpaceRecord(**row)
 
 
 def _arm(values: Mapping[str, Any]) -> ArmRecord:

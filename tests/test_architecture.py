@@ -26,7 +26,7 @@ SPINE = (
     "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load",
     "planned", "standings", "settling", "cells", "plan", "diff", "estimate", "spec",
     "ledger", "storage", "derived", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker", "nursery",
-    "publisher", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
+    "publishing", "publisher", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -42,6 +42,7 @@ JOINS = {
     "settling": frozenset({"analysis"}),
     "expand": frozenset({"samplers"}),
     "worker": frozenset({"executors", "stopping"}),
+    "publishing": frozenset({"trackers", "report"}),
     "publisher": frozenset({"trackers"}),
     "nursery": frozenset({"executors"}),
     "crew": frozenset({"executors"}),
@@ -63,6 +64,7 @@ HOMES = {
     "sqlalchemy": {"ledger": "anywhere"},
     "vl_convert": {"report": "anywhere"},
     "wandb": {"trackers": "anywhere"},
+    "wandb_workspaces": {"trackers": "lazily"},
     "xmanager": {"executors": "anywhere"},
     "absl": {"executors": "anywhere"},
 }

@@ -1,4 +1,4 @@
-"""A W&B server on loopback: as much of the protocol as the real client needs to publish and resume runs.
+"""A W&B server on loopback: as much of the protocol as the real client needs for runs, sweeps and reports.
 
 It holds what it was sent, so that a test can compare, and can be told to refuse requests. Says nothing about the policy of
 the real server (permissions, rate limits, what the pages show).
@@ -15,7 +15,7 @@ import json
 import re
 import threading
 import urllib.parse
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
@@ -37,6 +37,7 @@ class Run:
         default_factory=lambda: {"wandb-history.jsonl": [], "wandb-events.jsonl": [], "output.log": []}
     )
     exit_code: int | None = None
+    preempting: bool = False
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -49,6 +50,51 @@ class Run:
         """Config, without what the client adds."""
         return {key: row["value"] for key, row in self.config.items() if key != "_wandb"}
 
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Config under dotted keys, as the pages show it."""
+        return dict(flattened(self.values))
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the history, in the order of its rows."""
+        return [row["_step"] for row in self.history]
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Groups in groups as pairs of dotted key and value."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+@dataclasses.dataclass(kw_only=True)
+class Sweep:
+    """One sweep: what it was told last, and how often it was told something."""
+
+    name: str
+    project: str
+    description: str
+    config: dict[str, Any]
+    told: int = 1
+
+
+@dataclasses.dataclass(kw_only=True)
+class View:
+    """One report: what was saved last, and how often."""
+
+    id: str
+    project: str
+    fields: dict[str, Any]
+    saved: int = 1
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Its blocks."""
+        return json.loads(self.fields["spec"])
+
 
 @dataclasses.dataclass(kw_only=True)
 class Fault:
@@ -56,7 +102,7 @@ class Fault:
 
     Attributes:
         where: Regular expression for `METHOD /path operation`.
-        status: What it answers.
+        status: What it answers; 0 hangs up without an answer.
         times: How often.
         headers: Such as Retry-After.
     """
@@ -72,17 +118,28 @@ def _nothing(request: str) -> None:
 
 
 class WandbServer:
-    """State of the server. `url` is what WANDB_BASE_URL takes."""
+    """State of the server. `url` is what WANDB_BASE_URL takes; `valid` the only key it takes, None for any."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.keys: set[str] = set()
+        self.valid: str | None = None
+        self.sweeps: dict[str, Sweep] = {}
+        self.views: dict[str, View] = {}
+        self.projects: dict[str, None] = {}
         self.stopped = False
         self.before: Callable[[str], object] = _nothing
         self.url = ""
         self.lock = threading.RLock()
+
+    def empty(self) -> None:
+        """Forgets everything; the address stays."""
+        with self.lock:
+            for held in (self.runs, self.faults, self.requests, self.keys, self.sweeps, self.views, self.projects):
+                held.clear()
+            self.valid, self.stopped, self.before = None, False, _nothing
 
     def fault(self, request: str) -> Fault | None:
         """The refusal that this request meets, if any."""
@@ -111,8 +168,53 @@ class WandbServer:
             case "CreateRunFiles":
                 files = [{"name": name, "uploadUrl": f"{self.url}/storage/{given['run']}/{name}"} for name in given["files"]]
                 return {"createRunFiles": {"runID": _id("Run", given["run"]), "uploadHeaders": [], "files": files}}
+            case "TesseraUpsertSweep":
+                return {"upsertSweep": {"sweep": self._upsert_sweep(given)}}
+            case "TesseraSweeps":
+                return self._page(given, "sweeps", [_sweep(row) for row in self.sweeps.values() if row.project == given["project"]])
+            case "TesseraRuns":
+                asked = {row["name"] for row in json.loads(given["filters"])["$or"]}
+                found = [run for run in self.runs.values() if run.name in asked and run.project == given["project"]]
+                return self._page(given, "runs", [self._node(run) for run in found])
+            case "TesseraReports":
+                return self._page(given, "allViews", [_view(row) for row in self.views.values() if row.project == given["project"]])
+            case "upsertView":
+                return self._upsert_view(given)
+            case "GetDefaultEntity":
+                return {"viewer": _viewer()}
+            case "GetProjects":
+                edges = [{"node": _project_node(name), "cursor": name} for name in self.projects]
+                return {"models": {"edges": edges, "pageInfo": _LAST}}
+            case "CreateProject":
+                self.projects[given["input"]["name"]] = None
+                project = _project_node(given["input"]["name"])
+                return {"upsertModel": {"project": project, "model": project, "inserted": True}}
             case _:
                 return None
+
+    def _page(self, given: Mapping[str, Any], name: str, nodes: list[dict[str, Any]]) -> Any:
+        """Everything on one page; None for a project that nobody made."""
+        if given["project"] not in self.projects:
+            return {"project": None}
+        return {"project": {name: {"edges": [{"node": node, "cursor": "c"} for node in nodes], "pageInfo": _LAST}}}
+
+    def _upsert_sweep(self, given: Mapping[str, Any]) -> Any:
+        self.projects[given["project"]] = None
+        config = json.loads(given["config"])
+        if given["id"]:
+            sweep = next(row for row in self.sweeps.values() if _id("Sweep", row.name) == given["id"])
+            sweep.config, sweep.told = config, sweep.told + 1
+        else:
+            name = f"sweep{len(self.sweeps):03}"
+            sweep = self.sweeps[name] = Sweep(name=name, project=given["project"], description=given["description"], config=config)
+        return _sweep(sweep)
+
+    def _upsert_view(self, given: Mapping[str, Any]) -> Any:
+        known = self.views.get(given["id"] or "")
+        view = known or View(id=_id("View", str(len(self.views))), project=given["projectName"], fields={}, saved=0)
+        view.fields, view.saved = dict(given), view.saved + 1
+        self.views[view.id] = view
+        return {"upsertView": {"view": _view(view), "inserted": known is None}}
 
     def stream(self, project: str, name: str, body: Mapping[str, Any]) -> bool:
         """Takes rows into a run; False if there is no such run."""
@@ -126,6 +228,7 @@ class WandbServer:
                 lines = run.lines[file]
                 lines += ["{}"] * (part["offset"] - len(lines))
                 lines[part["offset"] : part["offset"] + len(part["content"])] = part["content"]
+        run.preempting = bool(body.get("preempting")) or run.preempting
         if body.get("complete"):
             run.exit_code = int(body.get("exitcode") or 0)
         return True
@@ -133,6 +236,7 @@ class WandbServer:
     def _upsert(self, given: Mapping[str, Any]) -> Any:
         name, project = given["name"], given.get("project") or "uncategorized"
         inserted = name not in self.runs
+        self.projects[project] = None
         run = self.runs.setdefault(name, Run(name=name, project=project))
         run.fields.update({key: value for key, value in given.items() if value is not None and key not in ("config", "summaryMetrics")})
         if given.get("config"):
@@ -150,7 +254,7 @@ class WandbServer:
             "description": "",
             "notes": "",
             "config": json.dumps(run.config),
-            "sweepName": None,
+            "sweepName": run.fields.get("sweep"),
             "group": run.fields.get("groupName"),
             "jobType": run.fields.get("jobType"),
             "tags": run.fields.get("tags") or [],
@@ -185,8 +289,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.state.before(request)
         with self.state.lock:
             self.state.requests.append(request)
-            self.state.keys.add(_key(self.headers.get("Authorization") or ""))
-            status, reply, headers = self._reply(request, path, operation, asked, body)
+            key = _key(self.headers.get("Authorization") or "")
+            self.state.keys.add(key)
+            if self.state.valid is not None and path == "/graphql" and key != self.state.valid:
+                status, reply, headers = 401, {"errors": [{"message": "user is not logged in"}]}, {}
+            else:
+                status, reply, headers = self._reply(request, path, operation, asked, body)
+        if status == 0:
+            self.close_connection = True
+            return
         data = json.dumps(reply).encode()
         with contextlib.suppress(ConnectionError):  # a client that gave up waiting
             self.send_response(status)
@@ -232,6 +343,26 @@ def serving() -> Generator[WandbServer]:
         http_server.shutdown()
         http_server.server_close()
         thread.join()
+
+
+_LAST = {"endCursor": None, "hasNextPage": False}
+
+
+def _sweep(sweep: Sweep) -> dict[str, Any]:
+    return {"id": _id("Sweep", sweep.name), "name": sweep.name, "description": sweep.description}
+
+
+def _view(view: View) -> dict[str, Any]:
+    project = _project_node(view.project)
+    plain = {name: view.fields[name] for name in ("type", "name", "displayName", "description", "spec")}
+    moment = "2026-01-01T00:00:00"
+    return {"id": view.id, "project": project, "updatedAt": moment, "createdAt": moment, "user": {"username": ENTITY}, **plain}
+
+
+def _project_node(name: str) -> dict[str, Any]:
+    user = {**_viewer(), "deletedAt": None, "accountType": None, "apiKeys": {"edges": []}}
+    made = {"internalId": name, "isBenchmark": False, "createdAt": "2026-01-01T00:00:00Z", "user": user}
+    return {**_project(name), "entityName": ENTITY, **made}
 
 
 def _id(kind: str, name: str) -> str:

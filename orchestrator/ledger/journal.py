@@ -77,10 +77,11 @@ def tell_decisions(connection: sa.Connection, study: str, rows: Sequence[Decisio
         connection.execute(sa.insert(events).values(at=now()), new)
 
 
-def events_after(connection: sa.Connection, study: str, after_id: int) -> tuple[EventRow, ...]:
-    """Events of the study with larger numbers, in their order."""
+def events_after(connection: sa.Connection, study: str, after_id: int, kind: str) -> tuple[EventRow, ...]:
+    """Events of the study with larger numbers, in their order; of all kinds where none is named."""
     query = sa.select(events.c.id, events.c.at, events.c.kind, events.c.trial, events.c.payload)
     query = query.where(events.c.study == study, events.c.id > after_id).order_by(events.c.id)
+    query = query.where(events.c.kind == kind) if kind else query
     return tuple(
         EventRow(id=id, at=moment(at), kind=kind, trial=trial, payload=to_json(payload))
         for id, at, kind, trial, payload in connection.execute(query)

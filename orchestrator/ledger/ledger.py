@@ -259,6 +259,10 @@ class Ledger:
         """Whether the study's workers are asked to end."""
         return self._database.read(journal.stop_requested, study)
 
+    def reached(self, study: str) -> dict[str, int]:
+        """Trials of the study that workers hold, and the last step that each has reported."""
+        return self._database.read(read.reached, study)
+
     def counts(self, study: str) -> dict[tuple[str, Phase], dict[TrialState, int]]:
         """Trials in each state, by arm and phase in the order of the plan. States without trials are left out."""
         return self._database.read(read.counts, study)
@@ -295,9 +299,9 @@ class Ledger:
         """Notes that something happened to the study, or to one of its trials; number of the event."""
         return self._database.write(journal.event, study, kind, trial, payload)
 
-    def events(self, study: str, after_id: int = 0) -> tuple[EventRow, ...]:
-        """Events with larger numbers than `after_id`, in their order."""
-        return self._database.read(journal.events_after, study, after_id)
+    def events(self, study: str, after_id: int = 0, kind: str = "") -> tuple[EventRow, ...]:
+        """Events with larger numbers than `after_id`, in their order; of one kind only where it is named."""
+        return self._database.read(journal.events_after, study, after_id, kind)
 
     def run_records(self, study: str) -> tuple[RunRecord, ...]:
         """How the study was run, oldest first: from its events `run`, `run ended` and `usage`, and from its workers."""

@@ -157,6 +157,12 @@ def study_names(connection: sa.Connection) -> tuple[str, ...]:
     return tuple(connection.execute(sa.select(studies.c.name).order_by(studies.c.created_at, studies.c.name)).scalars())
 
 
+def reached(connection: sa.Connection, study: str) -> dict[str, int]:
+    """Last reported step of each leased trial of the study; see `Ledger.reached`."""
+    query = sa.select(trials.c.key, trials.c.step).join_from(memberships, trials).where(_LIVE, trials.c.worker.is_not(None))
+    return {key: int(step) for key, step in connection.execute(query, {"study": study})}
+
+
 def counts(connection: sa.Connection, study: str) -> dict[tuple[str, Phase], dict[TrialState, int]]:
     """Trials in each state, by arm and phase, in the order of the plan. States without trials are left out."""
     rows = sorted(connection.execute(_COUNTS, {"study": study}), key=lambda row: row[5])

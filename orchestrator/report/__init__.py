@@ -1,6 +1,6 @@
 """The report of a study, written from its records alone: a page, Markdown, LaTeX, CSV, figures, and a table for the terminal.
 
-The three functions import what they need when called: drawing libraries cost more to import than most commands take.
+The functions import what they need when called: drawing libraries cost more to import than most commands take.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from orchestrator.records import StudyRecord
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["summary_json", "terminal_table", "write"]
+__all__ = ["brief_markdown", "summary_json", "terminal_table", "write"]
 
 
 def write(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
@@ -42,3 +42,10 @@ def summary_json(record: StudyRecord) -> dict[str, Json]:
     from orchestrator.report.summary import summary
 
     return summary(record)
+
+
+def brief_markdown(record: StudyRecord) -> str:
+    """The answer and the table of arms in Markdown."""
+    from orchestrator.report.abstract import abstract
+
+    return abstract(record)

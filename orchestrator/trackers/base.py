@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from orchestrator.keys import FlatConfig
-from orchestrator.records import ArmRecord, ObjectiveRecord, StudyRecord, TrialRecord
+from orchestrator.records import ArmRecord, ObjectiveRecord, SpaceRecord, StudyRecord, TrialRecord
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,7 @@ class StudyHeader:
     profile: str
     objectives: tuple[ObjectiveRecord, ...]
     nuisance: Mapping[str, str]
+    space: Mapping[str, SpaceRecord]
     base: FlatConfig
     arms: tuple[ArmRecord, ...]
 

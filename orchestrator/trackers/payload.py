@@ -61,6 +61,11 @@ def payload_of(study: StudyHeader, trial: TrialRecord) -> Payload:
     """
     if not trial.state.is_terminal:
         raise ValueError(f"trial {trial.key} is {trial.state}, and only a finished trial is published")
+    return payload_so_far(study, trial)
+
+
+def payload_so_far(study: StudyHeader, trial: TrialRecord) -> Payload:
+    """The copy of a trial as it stands, finished or not."""
     rungs = {rung.step: rung.metrics for rung in sorted(trial.rungs, key=lambda rung: rung.step)}
     return Payload(
         key=trial.key,
@@ -86,8 +91,39 @@ def finite(value: Any) -> Any:
     return value
 
 
+def nested(flat: Mapping[str, Any], *, within: str = "") -> dict[str, Any]:
+    """A mapping of dotted keys as W&B shows it: groups in groups, which it joins with dots again.
+
+    A key that is also the group of others keeps its dots.
+
+    Args:
+        flat: By dotted key.
+        within: Name that stands between a group and its members, as in the description of a sweep; empty for none.
+
+    >>> nested({"optim.lr": 0.1, "optim.wd": 0.0, "seed": 3})
+    {'optim': {'lr': 0.1, 'wd': 0.0}, 'seed': 3}
+    >>> nested({"a.b": 1, "a": 2}, within="parameters")
+    {'a.b': 1, 'a': 2}
+    """
+    grown: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, leaf = [key] if _clashes(key, flat) else key.split(".")
+        here = grown
+        for group in groups:
+            here = here.setdefault(group, {within: {}} if within else {})
+            here = here[within] if within else here
+        here[leaf] = value
+    return grown
+
+
+def _clashes(key: str, flat: Mapping[str, Any]) -> bool:
+    """Some group of the key is a key of its own."""
+    parts = key.split(".")
+    return any(".".join(parts[:end]) in flat for end in range(1, len(parts)))
+
+
 def _tag(state: TrialState) -> str:
-    return "" if state is TrialState.COMPLETE else state.value
+    return state.value if state.is_terminal and state is not TrialState.COMPLETE else ""
 
 
 def _identity(study: StudyHeader, trial: TrialRecord) -> dict[str, Value]:

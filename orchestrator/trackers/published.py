@@ -75,6 +75,17 @@ class Copies:
         append_line(self._path, sealed(dataclasses.asdict(copy)))
         self._copies.setdefault(copy.key, []).append(copy)
 
+    def forget(self, key: str) -> None:
+        """Takes a trial for one of which the server may have anything.
+
+        Raises:
+            OSError: It cannot be written down.
+        """
+        if self._copies.get(key):
+            copy = dataclasses.replace(self._copies[key][-1], place=Place.PARTLY)
+            append_line(self._path, sealed(dataclasses.asdict(copy)))
+            self._copies[key].append(copy)
+
     def folder(self, key: str, path: pathlib.Path) -> None:
         """Notes a new run folder of a trial."""
         self._folders.setdefault(key, []).append(path)

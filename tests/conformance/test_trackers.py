@@ -15,7 +15,7 @@ from orchestrator.records import Phase, Rung, TrialRecord, TrialState
 from orchestrator.trackers import JsonLinesTracker, StudyHeader, Tracker, WandbMode, WandbTracker
 from orchestrator.trackers.wandb_file import read_run
 from tests.studyrecords import study_record
-from tests.wandb_server import WandbServer, serving
+from tests.wandb_server import WandbServer, flattened, serving
 
 KEY = "f" * 40
 STUDY = study_record(replicates=2, tune_trials=1, rungs=3)
@@ -79,7 +79,7 @@ def in_files(folder: pathlib.Path) -> dict[str, Copy]:
             study=file.run["group"],
             arm=file.run["job_type"],
             tags=set(file.run["tags"]),
-            config=plain(file.config),
+            config=dict(flattened(plain(file.config))),
             history=[plain(row) for row in file.history],
             summary=plain(file.summary),
             exit_code=file.exit_code,
@@ -94,7 +94,7 @@ def on_server(server: WandbServer) -> dict[str, Copy]:
             study=run.fields["groupName"],
             arm=run.fields["jobType"],
             tags=set(run.fields["tags"]),
-            config=run.values,
+            config=run.flat,
             history=[plain(row) for row in run.history],
             summary=plain(run.summary),
             exit_code=run.exit_code,

@@ -17,8 +17,8 @@ import pytest
 
 from orchestrator.records import Rung, TrialRecord, TrialState
 from orchestrator.trackers import StudyHeader, WandbMode, WandbTracker
-from orchestrator.trackers.wandb import STRIPPED
 from orchestrator.trackers.wandb_file import read_run
+from orchestrator.trackers.wandb_library import STRIPPED
 from tests.studyrecords import study_record
 from tests.wandb_server import Fault, WandbServer, serving
 
