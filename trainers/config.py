@@ -15,7 +15,7 @@ from orchestrator.contract import artifact, outside, static, traced
 class DataConfig:
     """What is learned from."""
 
-    dataset: str = static("digits", "`digits`, or the TFDS name of an image classification dataset")
+    dataset: str = static("digits", "`digits`, `formulas` (drawn, to pre-train on), or the TFDS name of a dataset")
     classes: int = static(10, "number of classes of the dataset", low=2)
     image_size: int = static(8, "pixels a side after resizing", low=4)
     channels: int = static(1, "colour channels of an image", low=1, high=4)

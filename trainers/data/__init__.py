@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from orchestrator.contract import DataError, Problem
 from trainers.config import DataConfig
-from trainers.data import mapped, prepared, readable
+from trainers.data import formulas, mapped, prepared, readable
 from trainers.data.catalog import lookup
 
 __all__ = ["Split", "data_problem", "load", "prepare"]
@@ -44,6 +44,8 @@ def load(config: DataConfig) -> dict[str, Split]:
     """
     prepare(config)
     _raise(data_problem(config))
+    if config.dataset == formulas.NAME:
+        return {split: Split(*formulas.images(config, split)) for split in formulas.SPLITS}
     dataset, found = lookup(config.dataset), prepared.find(config.dataset)
     assert found is not None, "a dataset without a problem is prepared"
     from trainers.data.reading import Reader

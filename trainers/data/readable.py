@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from orchestrator.contract import Problem
 from trainers.config import DataConfig
-from trainers.data import mapped, prepared
+from trainers.data import formulas, mapped, prepared
 from trainers.data.catalog import KNOWN, Dataset, base_name, lookup
 from trainers.data.prepared import Prepared
 
@@ -22,6 +22,8 @@ DIGITS_MODULE = "trainers.data.digits"
 
 def problem(config: DataConfig) -> Problem | None:
     """The first thing that stands between this config and its data; None when there is nothing."""
+    if config.dataset == formulas.NAME:
+        return formulas.problem(config)
     dataset = lookup(config.dataset)
     if wrong := _mismatch(config, dataset.classes, dataset.channels):
         return wrong
