@@ -105,8 +105,8 @@ def kendall_tau(first: Floats, second: Floats) -> float:
     Source:
         Kendall, The Treatment of Ties in Ranking Problems, Biometrika 33 (1945).
 
-    >>> kendall_tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))
-    0.3333333333333333
+    >>> kendall_tau(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 4.0, 3.0, 2.0]))
+    0.0
     """
     ours, theirs = (np.sign(values[:, None] - values[None, :]).astype(np.int8) for values in (first, second))
     pairs = math.sqrt(np.count_nonzero(ours)) * math.sqrt(np.count_nonzero(theirs))
