@@ -19,6 +19,7 @@ from rich.text import Text
 from orchestrator.context import Context, plan_view, planned, read_study
 from orchestrator.crew import Crew, CrewOptions
 from orchestrator.derived import damaged, measured, standing
+from orchestrator.described import described, explained
 from orchestrator.driver import Driver, Ending, prepare_data, unfinished
 from orchestrator.edits import edits_told
 from orchestrator.errors import OrchestratorError
@@ -260,8 +261,9 @@ def _record(context: Context, ledger: Ledger, *, with_rungs: bool = True) -> Stu
 
 
 def _reported(context: Context, ledger: Ledger) -> StudyRecord:
-    """The record, with its derived arms and how the study was run."""
-    record = measured(_record(context, ledger), context.trainer, ledger, context.out)
+    """The record, with all that a report tells beside results: derived arms, descriptions, causes, and how the study was run."""
+    record = explained(described(_record(context, ledger), ledger, context.out), ledger)
+    record = measured(record, context.trainer, ledger, context.out)
     return dataclasses.replace(record, runs=ledger.run_records(context.study.name))
 
 

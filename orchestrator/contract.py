@@ -19,6 +19,7 @@ from orchestrator.errors import DataError, OrchestratorError, Problem
 from orchestrator.keys import FlatConfig, Value, content_key
 
 __all__ = [
+    "DESCRIPTION",
     "PARAMETERS",
     "PREDICTIONS",
     "Combiner",
@@ -54,6 +55,7 @@ __all__ = [
 
 
 PARAMETERS = "parameters"  # name of the artifact from which later trials start
+DESCRIPTION = "description"  # name of the artifact, kept with `write_row`, that the report reads: docs/trainers.md says what it holds
 PREDICTIONS = "predictions"  # name of the artifact from which a `Combiner` measures ensembles
 
 

@@ -78,6 +78,34 @@ class Rung:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Bins:
+    """A split's images by how confident their predictions are, in bins of equal width on [0, 1].
+
+    Attributes:
+        count: Images in each bin, [bin].
+        confidence: Mean confidence of those, [bin].
+        accuracy: Share of those that are classified right, [bin].
+    """
+
+    count: tuple[int, ...]
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a finished trial says of itself that is no single number.
+
+    Attributes:
+        reliability: Bins of each split, `test` for one.
+        load: Share of tokens that each expert of each sparse layer is sent, [layer, expert]; empty where that was not measured.
+    """
+
+    reliability: Mapping[str, Bins]
+    load: tuple[tuple[float, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
     """One trial of a study, with all that was recorded of it.
 
@@ -101,6 +129,8 @@ class TrialRecord:
         elapsed_s: Seconds it was held by workers, over all attempts.
         finished_at: UTC, ISO 8601; empty unless terminal.
         provenance: Of the attempt that finished it: versions, device, strategy, commit.
+        causes: Why attempts ended before their time, oldest first; empty where that is not asked for.
+        described: What it says of itself; None where it left no description that can be read, or that is not asked for.
     """
 
     key: str
@@ -122,6 +152,8 @@ class TrialRecord:
     finished_at: str
     provenance: Mapping[str, str]
     pauses: int = 0
+    causes: tuple[Cause, ...] = ()
+    described: Description | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

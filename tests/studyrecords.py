@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from orchestrator.keys import FlatConfig, content_key
 from orchestrator.records import (
     ArmRecord,
+    Bins,
+    Description,
     ObjectiveRecord,
     PackRecord,
     Phase,
@@ -98,6 +100,35 @@ def study_record(
         arms=tuple(_arm(arm, changed, replicates=replicates, tune_trials=tune_trials) for arm in arms),
         trials=tuple(changed),
         provenance={"commit": "0123abc", "platform": "Linux x86_64", "python": "3.11.7", "tessera": "0.1.0"},
+    )
+
+
+def with_descriptions(record: StudyRecord) -> StudyRecord:
+    """The study as one whose finished replicates describe themselves and were measured on other images too."""
+    return dataclasses.replace(record, trials=tuple(map(_described, record.trials)))
+
+
+def _described(trial: TrialRecord) -> TrialRecord:
+    if trial.phase is not Phase.REPLICATE or trial.state is not TrialState.COMPLETE:
+        return trial
+    draw = random.Random(f"description {trial.arm} {trial.index}")
+    nll, accuracy = trial.metrics["test/nll"], 1 - trial.metrics["test/error"]
+    confidence = tuple((place + 0.5) / 5 for place in range(5))
+    right = tuple(round(middle - 0.3 * trial.metrics["test/ece"] + draw.gauss(0, 0.02), 4) for middle in confidence)
+    bins = Bins(count=(0, 4, 20, 60, 276), confidence=confidence, accuracy=(0.0, *right[1:]))
+    tokens = sorted((draw.uniform(0.5, 1.5) for _ in range(8)), key=lambda _: draw.random())
+    load = (tuple(one / sum(tokens) for one in tokens),) if trial.arm != "ViT" else ()
+    other = {
+        **{f"corrupt/{kind}nll": factor * nll for kind, factor in (("", 2.5), ("fog/", 2.0), ("gaussian_noise/", 3.0))},
+        "corrupt/error": 1 - 0.7 * accuracy,
+        "ood/waves/auroc": 0.8 * accuracy,
+        "ood/waves/fpr95": 1 - 0.6 * accuracy,
+        "fewshot/1shot_accuracy": 0.4 * accuracy,
+        "fewshot/25shot_accuracy": 0.9 * accuracy,
+        "fewshot/gratings/25shot_accuracy": 0.9 * accuracy,
+    }
+    return dataclasses.replace(
+        trial, metrics={**trial.metrics, **other}, described=Description(reliability={"test": bins, "val": bins}, load=load)
     )
 
 

@@ -25,8 +25,8 @@ SPINE = (
     "exits", "errors", "keys", "durable", "edits", "config", "contract", "replicates", "records", "causes", "provenance",
     "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load",
     "planned", "standings", "settling", "cells", "plan", "diff", "estimate", "spec",
-    "ledger", "storage", "derived", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker", "nursery",
-    "publishing", "publisher", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
+    "ledger", "storage", "derived", "described", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker",
+    "nursery", "publishing", "publisher", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from orchestrator.contract import PARAMETERS, DataError, Host, Lane, Report, Verdict, build
+from orchestrator.contract import DESCRIPTION, PARAMETERS, PREDICTIONS, DataError, Host, Lane, Report, Verdict, build
 from trainers import backend, beyond, predictions
 from trainers.account import Account
 from trainers.checkpoint import Checkpoint, Saver
@@ -213,8 +213,8 @@ class _Loop:
         for place in final:
             lane, one = arrived[place].lane, found[place]
             metrics[place] |= one.metrics
-            artifacts[place]["predictions"] = predictions.save(lane.folder, lane.key, said[place] | one.said)
-            artifacts[place]["description"] = beyond.save(lane.folder, lane.key, one.described)
+            artifacts[place][PREDICTIONS] = predictions.save(lane.folder, lane.key, said[place] | one.said)
+            artifacts[place][DESCRIPTION] = beyond.save(lane.folder, lane.key, one.described)
             if arrived[place].config.train.keep_parameters:
                 artifacts[place][PARAMETERS] = keep_parameters(lane, self._pack.states([place])[place].params)
         how = {"device": self._here, "strategy": self._pack.packing.strategy.value, "width": str(self._pack.width)}

@@ -9,6 +9,8 @@ from orchestrator.records import Phase, StudyRecord, TrialRecord, TrialState
 _TEST_ORDER = ("test/nll", "test/error", "test/accuracy", "test/ece", "test/brier", "test/diversity", "test/member_nll")
 _MAIN_TEST = ("test/nll", "test/error", "test/accuracy", "test/ece", "test/diversity")
 _CORRUPTED = ("corrupted/nll", "corrupted/error")
+_MEMBERS = ("test/diversity", "test/disagreement", "test/normalised_disagreement", "test/cosine", "test/member_nll")
+_SHIFTED = ("corrupt/nll", "corrupt/error", "corrupt/ece")
 _COST_ORDER = ("cost/train_gflops", "cost/parameters")
 _LESS_IS_BETTER = frozenset({"nll", "error", "ece", "brier", "loss", "fpr95"})
 _MORE_IS_BETTER = frozenset({"accuracy", "auroc", "aupr"})
@@ -38,17 +40,14 @@ def final_value(trial: TrialRecord, metric: str) -> float | None:
 
 
 def columns(record: StudyRecord) -> tuple[str, ...]:
-    """Metrics of the arm table: objectives, then other test metrics, corrupted ones, costs."""
+    """Metrics of the arm table: objectives, then other test metrics, corrupted ones, those of other images, costs."""
     objectives = [objective.metric for objective in record.objectives]
-    found: set[str] = set()
-    for trial in record.trials:
-        found.update(trial.cost)
-        if trial.phase is Phase.REPLICATE and trial.state is TrialState.COMPLETE:
-            found.update(trial.metrics)
+    found = _reported(record)
     test = [metric for metric in found if metric.startswith("test/")]
     corrupted = [metric for metric in _CORRUPTED if metric in found]
     cost = [metric for metric in found if is_cost(metric)]
-    return tuple(dict.fromkeys([*objectives, *_ordered(test, _TEST_ORDER), *corrupted, *_ordered(cost, _COST_ORDER)]))
+    other = [*corrupted, *shifted(record), *foreign(record), *few_shot(record)]
+    return tuple(dict.fromkeys([*objectives, *_ordered(test, _TEST_ORDER), *other, *_ordered(cost, _COST_ORDER)]))
 
 
 def main_columns(record: StudyRecord) -> tuple[str, ...]:
@@ -56,6 +55,36 @@ def main_columns(record: StudyRecord) -> tuple[str, ...]:
     usual = {objective.metric for objective in record.objectives} | {*_MAIN_TEST, *_CORRUPTED, *_COST_ORDER}
     shown = columns(record)
     return tuple(metric for metric in shown if metric in usual) or shown
+
+
+def of_members(record: StudyRecord) -> tuple[str, ...]:
+    """What tells how much the members of a model differ."""
+    found = _reported(record)
+    return tuple(metric for metric in _MEMBERS if metric in found)
+
+
+def shifted(record: StudyRecord, *, kinds: bool = False) -> tuple[str, ...]:
+    """Metrics of corrupted test images, means over all kinds and severities; or of each kind, in what the study is about."""
+    found = _reported(record)
+    if not kinds:
+        return tuple(metric for metric in _SHIFTED if metric in found)
+    name = quality_metric(record).rpartition("/")[2]
+    return tuple(
+        sorted(metric for metric in found if metric.startswith("corrupt/") and metric.endswith(f"/{name}") and _depth(metric) == 3)
+    )
+
+
+def foreign(record: StudyRecord) -> tuple[str, ...]:
+    """How well images of other data sets are told from the test images."""
+    order = ("auroc", "aupr", "fpr95")
+    rows = [metric for metric in _reported(record) if metric.startswith("ood/") and metric.rpartition("/")[2] in order]
+    return tuple(sorted(rows, key=lambda metric: (metric.rpartition("/")[0], order.index(metric.rpartition("/")[2]))))
+
+
+def few_shot(record: StudyRecord, *, sets: bool = False) -> tuple[str, ...]:
+    """Accuracies of what is learned from a few images a class: means over data sets, or of each set."""
+    rows = [metric for metric in _reported(record) if metric.startswith("fewshot/") and _depth(metric) == (3 if sets else 2)]
+    return tuple(sorted(rows, key=lambda metric: (metric.rpartition("/")[0], len(metric), metric)))
 
 
 def quality_metric(record: StudyRecord) -> str:
@@ -75,6 +104,20 @@ def curve_metric(record: StudyRecord) -> str:
     twin = "val/" + quality_metric(record).rpartition("/")[2]
     wished = [record.select, twin, quality_metric(record), "train/loss", *sorted(reported)]
     return next((metric for metric in wished if metric in reported), "")
+
+
+def _reported(record: StudyRecord) -> set[str]:
+    """Every cost, and every metric of a finished replicate."""
+    found: set[str] = set()
+    for trial in record.trials:
+        found.update(trial.cost)
+        if trial.phase is Phase.REPLICATE and trial.state is TrialState.COMPLETE:
+            found.update(trial.metrics)
+    return found
+
+
+def _depth(metric: str) -> int:
+    return metric.count("/") + 1
 
 
 def _ordered(metrics: Iterable[str], first: tuple[str, ...]) -> list[str]:

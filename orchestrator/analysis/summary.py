@@ -107,9 +107,9 @@ def _averaged(values: dict[int, float], size: int) -> dict[int, float]:
     return {number: sum(group) / size for number, group in groups.items() if len(group) == size}
 
 
-def summarise(record: StudyRecord) -> tuple[ArmSummary, ...]:
-    """One row for each arm, in the order of the study file."""
-    metrics = columns(record)
+def summarise(record: StudyRecord, metrics: Sequence[str] | None = None) -> tuple[ArmSummary, ...]:
+    """One row for each arm, in the order of the study file, in some metrics or in those of the arm table."""
+    metrics = columns(record) if metrics is None else metrics
     return tuple(_row(record, arm, metrics) for arm in record.arms)
 
 

@@ -6,19 +6,51 @@ import dataclasses
 import inspect
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from orchestrator.analysis.effects import baseline_of, effects
-from orchestrator.analysis.metrics import columns, direction_of, is_cost, main_columns, quality_metric
+from orchestrator.analysis.metrics import (
+    columns,
+    direction_of,
+    few_shot,
+    foreign,
+    is_cost,
+    main_columns,
+    of_members,
+    quality_metric,
+    shifted,
+)
 from orchestrator.records import StudyRecord
+from orchestrator.report.anchors import anchors
 from orchestrator.report.answer import Answer, answer
-from orchestrator.report.gaps import Banner, Mishap, banner, mishaps
+from orchestrator.report.caveats import caveats
+from orchestrator.report.cells import CellCard, cells
+from orchestrator.report.cost import Cost, cost
+from orchestrator.report.figures.chart import Figure
+from orchestrator.report.gaps import Banner, Mishap, banner, mishap_words, mishaps
+from orchestrator.report.groups import Group, beyond, members
 from orchestrator.report.number import plain
 from orchestrator.report.provenance import ArmOrigin, TuningRow, derived_words, facts, origins, tuning_rows
 from orchestrator.report.running import Running, running
 from orchestrator.report.stopping import Stopping, stopping
 from orchestrator.report.table import EffectRow, Table, arm_table, effect_row
 from orchestrator.report.words import heading, label
+
+_SECTIONS = {
+    "arms": "Arms",
+    "effects": "Effects",
+    "frontier": "Quality against cost",
+    "curves": "Learning curves",
+    "calibration": "Calibration",
+    "beyond": "Beyond the test images",
+    "members": "Members and experts",
+    "tuning": "Tuning",
+    "stopping": "Stopping",
+    "mishaps": "Failures",
+    "cost": "Cost",
+    "caveats": "Caveats",
+    "provenance": "Provenance",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +95,16 @@ class Content:
         origins: How each arm was made.
         base: Key and value of the base config.
         stopping: Rules and what they stopped; None for a study without.
-        mishaps: Trials that failed, diverged, or took more than one attempt.
+        mishap_words: What failed, diverged or was tried again, in a sentence; empty for a study in which nothing did.
+        mishaps: A row for each such trial.
         running: How the run went; None where that was not written down.
+        members: How much members differ; None where no arm has several.
+        beyond: How arms do on other images than the test images.
+        cost: Of the study.
+        caveats: What to hold against it.
+        cells: A card for each arm.
+        anchors: Arm to the id of its card.
+        drawn: Sections that have a figure.
     """
 
     name: str
@@ -87,8 +127,30 @@ class Content:
     origins: tuple[ArmOrigin, ...]
     base: tuple[tuple[str, str], ...]
     stopping: Stopping | None
+    mishap_words: str
     mishaps: tuple[Mishap, ...]
     running: Running | None
+    members: Group | None
+    beyond: tuple[Group, ...]
+    cost: Cost
+    caveats: tuple[str, ...]
+    cells: tuple[CellCard, ...]
+    anchors: Mapping[str, str]
+    drawn: frozenset[str]
+
+    @property
+    def sections(self) -> tuple[tuple[str, str], ...]:
+        """Id and title of each section that this report has, in their order on the page."""
+        has = {"effects": self.effects, "beyond": self.beyond, "tuning": self.tuning, "stopping": self.stopping, "mishaps": self.mishaps}
+        drawn = {"frontier", "curves", "calibration"} & self.drawn
+        always = {"arms", "cost", "caveats", "provenance"} | ({"members"} if self.members or "members" in self.drawn else set[str]())
+        found = {name for name, content in has.items() if content} | drawn | always
+        return tuple((name, title) for name, title in _SECTIONS.items() if name in found)
+
+    @property
+    def section_titles(self) -> Mapping[str, str]:
+        """The same, by id."""
+        return dict(self.sections)
 
     @property
     def has_best(self) -> bool:
@@ -96,10 +158,11 @@ class Content:
         return any(cell.best for row in self.table.rows for cell in row.cells)
 
 
-def content_of(record: StudyRecord) -> Content:
-    """What the report of a study says."""
+def content_of(record: StudyRecord, figures: Sequence[Figure]) -> Content:
+    """What the report of a study says, around its figures."""
     main, quality = main_columns(record), quality_metric(record)
-    rest = tuple(metric for metric in columns(record) if metric not in main)
+    elsewhere = {*main, *of_members(record), *shifted(record), *foreign(record), *few_shot(record)}  # in tables of their own
+    rest = tuple(metric for metric in columns(record) if metric not in elsewhere)
     question, *about = paragraphs(record.question) or [Paragraph(text=record.name, typed=False)]
     judged = [metric for metric in columns(record) if metric != quality and not is_cost(metric) and direction_of(record, metric)]
     tables = [_effects(record, metric) for metric in judged]
@@ -124,8 +187,16 @@ def content_of(record: StudyRecord) -> Content:
         origins=origins(record),
         base=tuple((key, plain(value)) for key, value in record.base.items()),
         stopping=stopping(record),
+        mishap_words=mishap_words(record),
         mishaps=mishaps(record),
         running=running(record),
+        members=members(record),
+        beyond=beyond(record),
+        cost=cost(record),
+        caveats=caveats(record),
+        cells=cells(record),
+        anchors=anchors(record),
+        drawn=frozenset(figure.section for figure in figures),
     )
 
 
@@ -145,5 +216,7 @@ def _paragraph(block: str) -> Paragraph:
 
 
 def _effects(record: StudyRecord, metric: str) -> EffectTable | None:
-    rows = tuple(effect_row(effect) for effect in effects(record, metric))
-    return EffectTable(metric=metric, label=heading(metric), rows=rows) if rows else None
+    found = effects(record, metric)
+    if not any(effect.effect.n for effect in found):  # as of members, where the baseline has one
+        return None
+    return EffectTable(metric=metric, label=heading(metric), rows=tuple(map(effect_row, found)))

@@ -18,7 +18,7 @@ from orchestrator.report.page import markdown, page
 from orchestrator.report.sheet import sheet
 
 _MARK = b"<!-- drawn from "
-_FIGURE_NAMES = ("effects", "frontier", "curves", "tuning", "tuning-*", "workers")
+_FIGURE_NAMES = ("effects", "frontier", "curves", "reliability", "load", "tuning", "tuning-*", "workers")
 
 
 def write_report(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
@@ -39,7 +39,8 @@ def write_report(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _write(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
-    content, drawn = content_of(record), figures(record)
+    drawn = figures(record)
+    content = content_of(record, drawn)
     svgs = [_draw(figure, folder / "figures") for figure in drawn]
     for path in _stale(folder / "figures", drawn):
         path.unlink(missing_ok=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from orchestrator.analysis.missing import Missing, first_line, missing
 from orchestrator.analysis.trials import trials_of
 from orchestrator.records import Phase, StudyRecord, TrialRecord, TrialState
-from orchestrator.report.words import listed, state_words
+from orchestrator.report.words import cause_words, counted, listed, state_words
 
 _NOUNS = {Phase.TUNE: "tuning trials", Phase.REPLICATE: "replicates"}
 
@@ -30,6 +31,7 @@ class Mishap:
     place: str
     state: str
     attempts: int
+    causes: str
     reason: str
 
 
@@ -56,11 +58,28 @@ def mishaps(record: StudyRecord) -> tuple[Mishap, ...]:
             place=f"{'tuning trial' if trial.phase is Phase.TUNE else 'replicate'} {trial.index}",
             state=state_words(trial.state.value),
             attempts=trial.attempts,
+            causes=cause_words(trial.causes),
             reason=first_line(trial.reason),
         )
         for trial in record.trained
         if trial.state in (TrialState.FAILED, TrialState.DIVERGED) or _was_tried_again(trial)
     )
+
+
+def mishap_words(record: StudyRecord) -> str:
+    """What happened, in a sentence or two; empty for a study of which every trial ended well at the first attempt."""
+    trials = tuple({trial.key: trial for trial in record.trained}.values())
+    parts = [
+        f"{counted(sum(trial.state is state for trial in trials), 'trial')} {state_words(state.value)}"
+        for state in (TrialState.FAILED, TrialState.DIVERGED)
+        if any(trial.state is state for trial in trials)
+    ]
+    causes = [cause for trial in trials for cause in trial.causes]
+    told = Counter(cause.value for cause in causes)
+    words = [f"{listed(parts)}."] if parts else []
+    if told:
+        words.append(f"{counted(len(causes), 'attempt')} ended early: {', '.join(f'{n} {cause}' for cause, n in told.most_common())}.")
+    return " ".join(words)
 
 
 def _was_tried_again(trial: TrialRecord) -> bool:

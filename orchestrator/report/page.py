@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import cast
@@ -18,7 +20,12 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 def page(content: Content, figures: Sequence[tuple[Figure, str]]) -> str:
     """One file of HTML that loads nothing. Figures come with their SVG."""
     drawn = [(figure, markupsafe.Markup(svg)) for figure, svg in figures]  # made by the renderer, which escapes names
-    return _environment(autoescape=True).get_template("page.html.j2").render(content=content, figures=drawn)
+    environment = _environment(autoescape=True)
+    script = environment.get_template("page.js").render()
+    # The page allows this one script and no request at all: what else a name may smuggle in, browsers do not run.
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    words = {"script": markupsafe.Markup(script), "script_hash": markupsafe.Markup(allowed)}
+    return environment.get_template("page.html.j2").render(content=content, figures=drawn, **words)
 
 
 def markdown(content: Content, figures: Sequence[Figure]) -> str:

@@ -9,7 +9,7 @@ from orchestrator.analysis.trials import trials_of
 from orchestrator.analysis.tuning import ArmTuning, tuning
 from orchestrator.keys import FlatConfig
 from orchestrator.records import ArmRecord, Phase, StudyRecord
-from orchestrator.report.number import UNKNOWN, decimals_of_error, duration, fixed, plain
+from orchestrator.report.number import UNKNOWN, decimals_of_error, duration, fixed, plain, short
 from orchestrator.report.words import counted, listed, state_words
 
 _KEYS_SHOWN = 40
@@ -128,7 +128,7 @@ def _tuning_row(row: ArmTuning) -> TuningRow:
         outcomes=states or "none started",
         steps=f"{row.steps:,}",
         best=fixed(chosen[0], decimals_of_error(0.0)) if chosen else UNKNOWN,
-        selected=() if row.selected is None else settings(row.selected),
+        selected=() if row.selected is None else settings({key: short(value) for key, value in row.selected.items()}),
     )
 
 

@@ -15,6 +15,8 @@ vl_convert = cast(Any, _vl_convert)
 
 _PNG_SCALE = 3.0  # 1,400 pixels for a column: sharp in print at 300 dpi
 _ID = re.compile(r'(?<=\bid=")[^"]+|(?<=url\(#)[^)]+|(?<=href="#)[^"]+')
+_LINK = re.compile(r'<a xlink:href="[^"#]*#([\w-]+)"[^>]*>(<\w+)( aria-label="[^"]*")?')
+_SPOKEN = re.compile(r' (?:role="graphics-\w+"|aria-roledescription="[^"]*"|aria-label="[^"]*")')
 _RESOURCES = re.compile(rb"(?:^ +/[A-Za-z]+\d+ \d+ 0 R\n){2,}", re.MULTILINE)
 
 
@@ -29,7 +31,7 @@ class Drawing:
 
 def draw(figure: Figure) -> Drawing:
     """All formats of a figure; PNG and PDF are made from the SVG, so the three cannot differ."""
-    svg = _described(_numbered(cast(str, vl_convert.vegalite_to_svg(figure.spec)), figure.name), figure)
+    svg = _described(_linked(_numbered(cast(str, vl_convert.vegalite_to_svg(figure.spec)), figure.name)), figure)
     return Drawing(
         svg=svg,
         png=cast(bytes, vl_convert.svg_to_png(svg, scale=_PNG_SCALE)),
@@ -45,6 +47,18 @@ def _numbered(svg: str, name: str) -> str:
         return seen.setdefault(match.group(), f"{name}-{len(seen)}")
 
     return _ID.sub(rename, svg)
+
+
+def _linked(svg: str) -> str:
+    """Marks that lead somewhere are links with a name and a tooltip; all others, which the renderer reads out too, are silent."""
+    parts: list[str] = []
+    end = 0
+    for match in _LINK.finditer(svg):
+        name = match[3] or ""
+        title = f"<title>{name[len(' aria-label=') :].strip().strip(chr(34))}</title>" if name else ""
+        parts += [_SPOKEN.sub("", svg[end : match.start()]), f'<a href="#{match[1]}"{name}>{title}{match[2]}']
+        end = match.end()
+    return "".join([*parts, _SPOKEN.sub("", svg[end:])])
 
 
 def _in_order(pdf: bytes) -> bytes:

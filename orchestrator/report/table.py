@@ -76,7 +76,7 @@ class EffectRow:
 def arm_table(record: StudyRecord, metrics: Sequence[str]) -> Table:
     """The table of all arms in some metrics, without those that a rule stopped: they have no result, and are listed apart."""
     gone = stopped_arms(record)
-    rows = [row for row in summarise(record) if row.baseline or row.n or row.name not in gone]
+    rows = [row for row in summarise(record, metrics) if row.baseline or row.n or row.name not in gone]
     decimals = {metric: decimals_for(row.means[metric] for row in rows if metric in row.means) for metric in metrics}
     best = {metric: frozenset(best_arms(record, metric)) for metric in metrics}
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Sequence
+
 from orchestrator.analysis.missing import NOT_PLANNED
-from orchestrator.records import TrialState
+from orchestrator.records import Cause, TrialState
 
 _SPLITS = {"test": "test", "val": "validation", "train": "training", "corrupted": "corrupted", "cost": ""}
 _NAMES = {
@@ -14,6 +18,13 @@ _NAMES = {
     "ece": ("ECE", ""),
     "brier": ("Brier score", ""),
     "diversity": ("diversity", "KL, nats"),
+    "disagreement": ("disagreement of members", "share"),
+    "normalised_disagreement": ("disagreement over error", ""),
+    "cosine": ("cosine of members", ""),
+    "load_cv": ("spread of expert load", "over its mean"),
+    "auroc": ("AUROC", ""),
+    "aupr": ("AUPR", ""),
+    "fpr95": ("FPR at 95\u00a0% TPR", ""),
     "train_gflops": ("training GFLOPs", "per image"),
     "inference_gflops": ("inference GFLOPs", "per image"),
     "parameters": ("parameters", ""),
@@ -32,15 +43,49 @@ _STATES = {
 }
 
 
+# Why an attempt ended before its time, as what happened to a trial; `orchestrator.records.Cause` says what each means.
+_CAUSES = {
+    Cause.RAISED: "raised an exception",
+    Cause.OUT_OF_MEMORY: "ran out of memory",
+    Cause.CRASHED: "crashed its process",
+    Cause.KILLED: "was killed",
+    Cause.LOST: "lost its worker",
+    Cause.ORPHANED: "was orphaned by its launcher",
+    Cause.PREEMPTED: "was preempted",
+}
+_SHOTS = re.compile(r"(\d+)shot_(\w+)")
+
+
 def label(metric: str) -> str:
     """A metric inside a sentence.
 
     >>> label("test/nll"), label("cost/train_gflops"), label("val/top_5")
     ('test NLL', 'training GFLOPs', 'validation top 5')
+    >>> label("corrupt/nll"), label("corrupt/gaussian_noise/nll"), label("ood/waves/auroc"), label("fewshot/svhn/5shot_accuracy")
+    ('NLL under corruptions', 'NLL under gaussian noise', 'AUROC against waves', '5-shot accuracy on svhn')
     """
     split, _, name = metric.rpartition("/")
-    words = _NAMES[name][0] if name in _NAMES else name.replace("_", " ")
-    return f"{_SPLITS.get(split, split)} {words}".strip()
+    group, _, of = split.partition("/")
+    words = _words(name)
+    match group:
+        case "corrupt":
+            return f"{words} under {of.replace('_', ' ') if of else 'corruptions'}"
+        case "ood":
+            return f"{words} against {of}" if of else words
+        case "fewshot":
+            return f"{words} on {of}" if of else words
+        case _:
+            return f"{_SPLITS.get(split, split)} {words}".strip()
+
+
+def cause_words(causes: Sequence[Cause]) -> str:
+    """What happened to a trial, each cause once.
+
+    >>> cause_words([Cause.KILLED, Cause.OUT_OF_MEMORY, Cause.KILLED])
+    'was killed twice, ran out of memory'
+    """
+    times = {1: "", 2: " twice"}
+    return ", ".join(f"{_CAUSES[cause]}{times.get(n, f' {n} times')}" for cause, n in Counter(causes).items())
 
 
 def heading(metric: str) -> str:
@@ -56,10 +101,13 @@ def heading(metric: str) -> str:
 def short_heading(metric: str) -> str:
     """A metric at the head of a narrow column: test results are what such a table holds, so that is not said.
 
-    >>> short_heading("test/nll"), short_heading("corrupted/nll")
-    ('NLL', 'Corrupted NLL')
+    Nor is what stands above a table of all kinds of corruption.
+
+    >>> short_heading("test/nll"), short_heading("corrupted/nll"), short_heading("corrupt/fog/nll")
+    ('NLL', 'Corrupted NLL', 'Fog')
     """
-    words = label(metric).removeprefix("test ")
+    kind = metric.startswith("corrupt/") and metric.count("/") == 2
+    words = metric.split("/")[1].replace("_", " ") if kind else label(metric).removeprefix("test ")
     return words[:1].upper() + words[1:]
 
 
@@ -73,9 +121,18 @@ def axis_title(metric: str) -> str:
     return f"{heading(metric)} ({unit})" if unit else heading(metric)
 
 
+def _words(name: str) -> str:
+    shots = _SHOTS.fullmatch(name)
+    if shots is not None:
+        return f"{shots[1]}-shot {_words(shots[2])}"
+    return _NAMES[name][0] if name in _NAMES else name.replace("_", " ")
+
+
 def unit_of(metric: str) -> str:
     """Unit of a metric; empty where there is none or none is known."""
     name = metric.rpartition("/")[2]
+    shots = _SHOTS.fullmatch(name)
+    name = shots[2] if shots else name
     return _NAMES[name][1] if name in _NAMES else ""
 
 

@@ -14,6 +14,8 @@ from orchestrator.report.figures.chart import Figure
 from orchestrator.report.figures.curves import curves_figure
 from orchestrator.report.figures.effects import effects_figure
 from orchestrator.report.figures.frontier import frontier_figure
+from orchestrator.report.figures.load import load_figure
+from orchestrator.report.figures.reliability import reliability_figure
 from orchestrator.report.figures.tuning import tuning_figure
 from orchestrator.report.figures.workers import workers_figure
 
@@ -25,7 +27,15 @@ def figures(record: StudyRecord) -> tuple[Figure, ...]:
     colors = _colors(record)
     names = ["tuning", *(f"tuning-{number}" for number in range(2, len(record.nuisance) + 1))]
     tuned = [tuning_figure(record, axis, name=name) for axis, name in zip(record.nuisance, names, strict=False)]
-    found = [effects_figure(record, colors), frontier_figure(record, colors), curves_figure(record, colors), *tuned, workers_figure(record)]
+    found = [
+        effects_figure(record, colors),
+        frontier_figure(record, colors),
+        curves_figure(record, colors),
+        reliability_figure(record),
+        load_figure(record, colors),
+        *tuned,
+        workers_figure(record),
+    ]
     return tuple(figure for figure in found if figure is not None)
 
 

@@ -27,6 +27,7 @@ class Figure:
 
     Attributes:
         name: Of its files.
+        section: Of the report that it stands in.
         title: Above it.
         caption: Below it: how to read it.
         alt: What it shows, for those who cannot see it.
@@ -34,6 +35,7 @@ class Figure:
     """
 
     name: str
+    section: str
     title: str
     caption: str
     alt: str
@@ -107,6 +109,16 @@ def grey_words(colors: Mapping[str, str]) -> str:
 def in_pixels(channel: Any, field: str) -> Any:
     """A position channel whose field holds pixels."""
     return channel(field, scale=None, axis=None)
+
+
+def linked(chart: Any) -> Any:
+    """The chart with marks that can be pointed at: rows hold `cell`, from `link`, and `words`, what is said of the mark."""
+    return chart.encode(href="cell:N", description="words:N", tooltip="words:N")
+
+
+def link(anchor: str, words: str) -> dict[str, object]:
+    """The two members of a row by which its mark leads to the cell of its arm."""
+    return {"cell": f"#{anchor}", "words": words}
 
 
 def data(rows: Rows) -> Any:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from orchestrator.analysis.effects import ArmEffect, effects
 from orchestrator.analysis.metrics import direction_of, quality_metric
 from orchestrator.records import StudyRecord
+from orchestrator.report.anchors import anchors
 from orchestrator.report.figures import theme
-from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, spec_of
+from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, link, linked, spec_of
 from orchestrator.report.figures.labels import short_names
 from orchestrator.report.table import effect_row
 from orchestrator.report.words import label, listed, unit_of
@@ -34,11 +35,12 @@ def effects_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | N
     baseline, words = shown[0].baseline, "; ".join(f"{effect.arm} {effect_row(effect).difference}" for effect in shown)
     return Figure(
         name="effects",
+        section="effects",
         title=f"Effect of each arm on {label(metric)}, against {baseline}",
         caption="Mean of the differences paired by seed, with the 95\u00a0% t interval. A filled point is a resolved effect: "
         f"its interval does not hold 0, and its exact sign-flip p is at most 0.05 after Holm's correction.{left_out}",
         alt=f"Differences in {label(metric)} to {baseline}: {words}.",
-        spec=spec_of(_chart(shown, _title(record, metric, baseline), colors)),
+        spec=spec_of(_chart(shown, _title(record, metric, baseline), colors, anchors(record))),
     )
 
 
@@ -48,16 +50,16 @@ def _title(record: StudyRecord, metric: str, baseline: str) -> str:
     return f"{words}  → better" if direction_of(record, metric) == "maximize" else f"better ←  {words}"
 
 
-def _chart(shown: list[ArmEffect], title: str, colors: Mapping[str, str]) -> object:
+def _chart(shown: list[ArmEffect], title: str, colors: Mapping[str, str], places: Mapping[str, str]) -> object:
     short = short_names([effect.arm for effect in shown], most=34)
-    rows = [_row(effect, short[effect.arm], colors) for effect in shown]
+    rows = [_row(effect, short[effect.arm], colors) | _link(effect, places) for effect in shown]
     bounds = [0.0, *(end for effect in shown for end in _interval(effect))]
     x = Scale.over([value if abs(value) > 0 else 0.0 for value in bounds], (0, _WIDTH)).x("low:Q", title, ticks=5)
     y = alt.Y("name:N", sort=[short[effect.arm] for effect in shown], axis=alt.Axis(title=None, labelLimit=320, domain=False, ticks=False))
     base, color = alt.Chart(data(rows)).encode(y=y), by_arm(alt.Color, colors)
     zero = alt.Chart(data([{"low": 0}])).mark_rule(color=theme.INK, strokeDash=[4, 3]).encode(x=x)
     bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", color=color)
-    points = base.mark_point(size=70, strokeWidth=2, opacity=1).encode(
+    points = linked(base.mark_point(size=70, strokeWidth=2, opacity=1)).encode(
         x=alt.X("mean:Q"), color=color, fill=alt.Fill("fill:N", scale=None, legend=None)
     )
     text = base.mark_text(align="left").encode(x=alt.value(_WIDTH + 10), text="text:N")
@@ -69,6 +71,11 @@ def _row(effect: ArmEffect, name: str, colors: Mapping[str, str]) -> dict[str, o
     fill = colors[effect.arm] if effect.resolved else theme.PAPER
     drawn = {"mean": effect.effect.mean, "low": low, "high": high, "fill": fill}
     return {"arm": effect.arm, "name": name, "text": effect_row(effect).difference, **drawn}
+
+
+def _link(effect: ArmEffect, places: Mapping[str, str]) -> dict[str, object]:
+    row = effect_row(effect)
+    return link(places[effect.arm], f"{effect.arm}: {row.difference}, 95\u00a0% interval {row.interval}, {row.verdict}")
 
 
 def _interval(effect: ArmEffect) -> tuple[float, float]:

@@ -9,10 +9,11 @@ from typing import Any
 from orchestrator.analysis.frontier import FrontierPoint, frontier
 from orchestrator.analysis.metrics import cost_metric, direction_of, quality_metric
 from orchestrator.records import StudyRecord
+from orchestrator.report.anchors import anchors
 from orchestrator.report.figures import theme
-from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, grey_words, in_pixels, spec_of
+from orchestrator.report.figures.chart import Figure, Scale, alt, by_arm, data, ends, grey_words, in_pixels, link, linked, spec_of
 from orchestrator.report.figures.labels import Box, Label, place, short_names, text_width
-from orchestrator.report.number import decimals_for, with_error
+from orchestrator.report.number import decimals_for, decimals_of, with_error
 from orchestrator.report.words import axis_title, heading, label, listed
 
 _MARK = 6.0  # pixels from the middle of a mark to its edge
@@ -30,6 +31,7 @@ def frontier_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | 
     on = listed([point.arm for point in points if point.on_frontier])
     return Figure(
         name="frontier",
+        section="frontier",
         title=f"{heading(quality)} against {label(cost)}",
         caption="Means over replicates; bars are ± 1 standard error. The dashed line joins the arms that no other arm beats in both, "
         f"judged by their means: {on}.{grey_words(colors)}",
@@ -51,20 +53,27 @@ def _chart(points: Sequence[FrontierPoint], record: StudyRecord, cost: str, qual
         interpolate=corner, color=theme.MUTED, strokeDash=[5, 3], strokeWidth=1.5
     )
     below = sorted(points, key=lambda point: colors[point.arm] != theme.GREY)  # the grey ones are drawn first
-    base, color = alt.Chart(data([_row(point) for point in below])), by_arm(alt.Color, colors)
+    places = anchors(record)
+    rows = [_row(point) | link(places[point.arm], _words(point, quality, cost)) for point in below]
+    base, color = alt.Chart(data(rows)), by_arm(alt.Color, colors)
     shape_of = theme.shapes(colors)
     shape = alt.Shape("arm:N", legend=None, scale=alt.Scale(domain=list(shape_of), range=list(shape_of.values())))
     layers = [
         line.encode(x=x, y=y),
         base.mark_rule(strokeWidth=1.5).encode(x=alt.X("x_low:Q"), x2="x_high:Q", y=y, color=color),
         base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("y_low:Q"), y2="y_high:Q", color=color),
-        base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=color, shape=shape),
+        linked(base.mark_point(filled=True, size=70, opacity=1)).encode(x=x, y=y, color=color, shape=shape),
     ]
     named = sorted(
         (point for point in points if point.on_frontier or colors[point.arm] != theme.GREY), key=lambda point: not point.on_frontier
     )
     names = _names(named, [*_obstacles(points, xs, ys), *_steps([_at(point, xs, ys) for point in best], corner)], xs, ys, colors)
     return alt.layer(*layers, *names).properties(width=theme.WIDTH, height=theme.HEIGHT)
+
+
+def _words(point: FrontierPoint, quality: str, cost: str) -> str:
+    spent, reached = (with_error(mean, decimals_of(mean)) for mean in point.means)
+    return f"{point.arm}: {label(quality)} {reached} at {label(cost)} {spent}, n = {point.means[1].n}"
 
 
 def _row(point: FrontierPoint) -> dict[str, object]:

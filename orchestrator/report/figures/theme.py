@@ -60,6 +60,7 @@ def config() -> dict[str, object]:
             "tickColor": GREY,
             "titlePadding": 8,
             "labelFlush": False,
+            "labelOverlap": True,
         },
         "title": {"fontSize": FONT_SIZE, "fontWeight": "normal", "color": INK, "offset": 6},
         "legend": {"labelFontSize": FONT_SIZE, "labelColor": INK, "title": None, "orient": "bottom"},

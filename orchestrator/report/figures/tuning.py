@@ -11,7 +11,7 @@ from orchestrator.analysis.tuning import ArmTuning, TuningPoint, tuning
 from orchestrator.records import StudyRecord
 from orchestrator.report.figures import theme
 from orchestrator.report.figures.chart import Figure, Scale, alt, data, spec_of
-from orchestrator.report.number import plain
+from orchestrator.report.number import plain, short
 from orchestrator.report.words import heading, label
 
 MOST_PANELS = 24
@@ -27,10 +27,11 @@ def tuning_figure(record: StudyRecord, axis: str, *, name: str) -> Figure | None
     arms = every[:MOST_PANELS]
     if not any(point.value is not None for arm in arms for point in _ended(arm, axis)):
         return None
-    chosen = [f"{arm.arm} {plain(arm.selected[axis])}" for arm in arms if arm.selected is not None and axis in arm.selected]
+    chosen = [f"{arm.arm} {plain(short(arm.selected[axis]))}" for arm in arms if arm.selected is not None and axis in arm.selected]
     left_out = f" The first {MOST_PANELS} of {len(every)} arms are shown." if len(every) > len(arms) else ""
     return Figure(
         name=name,
+        section="tuning",
         title=f"Tuning: {label(record.select)} over {axis}",
         caption=f"Each point is one tuning trial. The one with the best {label(record.select)} gives the arm's replicates their "
         f"{axis}.{left_out}",

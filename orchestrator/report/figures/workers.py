@@ -33,6 +33,7 @@ def workers_figure(record: StudyRecord) -> Figure | None:
     total = f"{duration(found.time.total_s)} of {counted(found.workers, 'worker')}"
     return Figure(
         name="workers",
+        section="running",
         title=f"What the workers did: {total}",
         caption="Share of the time of all workers, from the start of a run to their end. Starting ends with a worker's first "
         "program; compiling is what a pack waits for before its first step.",
