@@ -76,11 +76,27 @@ def words_of(path: pathlib.Path) -> dict[str, str]:
         DamagedError: That is not as it was written, or the file is cut short. A changed byte of an array goes unseen here.
         OSError: It cannot be read.
     """
+    return kinds_of(path)[0]
+
+
+def kinds_of(path: pathlib.Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
+    """Likewise, and NumPy's name of the type, and the shape, of each array.
+
+    Raises:
+        DamagedError: As of `words_of`; the head's own hash covers the words alone.
+        OSError: It cannot be read.
+    """
     with path.open("rb") as file:
         length = _length(file.read(8))
         if length > MOST_HEAD_BYTES:
             raise DamagedError("it does not begin with the length of a head")
-        return _said(file.read(length), size=os.fstat(file.fileno()).st_size)
+        head = file.read(length)
+        words = _said(head, size=os.fstat(file.fileno()).st_size)
+    try:
+        rows = {name: row for name, row in json.loads(head).items() if name != "__metadata__"}
+        return words, {name: (np.dtype(TYPES[row["dtype"]]).name, tuple(map(int, row["shape"]))) for name, row in rows.items()}
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedError(f"its head cannot be read: {error!r}") from error
 
 
 def _array(body: memoryview, *, dtype: str, shape: list[int], data_offsets: tuple[int, int]) -> np.ndarray:

@@ -30,6 +30,13 @@ class Vision:
         built = build(VisionConfig, config)
         return [*constraints.problems(built), *evaluations.problems(built)]
 
+    def misfits(self, config: FlatConfig, start: FlatConfig | pathlib.Path) -> Sequence[Problem]:
+        """What will keep trials of a config from starting from those of another, or from a file, as far as names and shapes tell."""
+        from trainers import initialize  # NumPy comes with it, and most plans need none
+
+        origin = start if isinstance(start, pathlib.Path) else build(VisionConfig, start)
+        return initialize.misfits(build(VisionConfig, config), origin)
+
     def cost(self, config: FlatConfig) -> Mapping[str, float]:
         return flops.cost(build(VisionConfig, config))
 

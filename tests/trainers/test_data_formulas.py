@@ -83,7 +83,7 @@ def test_classes_can_be_told_apart_but_not_at_once(splits: dict[str, Split]) -> 
 
 
 def test_what_would_not_fit_in_memory_is_said_by_the_plan() -> None:
-    config = flat_of(Vision(), {"data.dataset": "formulas"}) | {"data.image_size": 384, "data.channels": 3, "data.classes": 5000}
+    config = flat_of(Vision(), {"data.dataset": "formulas", "data.image_size": 384, "data.channels": 3, "data.classes": 5000})
     problem = Vision().data_problem(config)
     assert problem is not None
     assert str(problem).startswith("dataset 'formulas' is too large to be drawn\n  found:    ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.contract import DataError, flatten
+from tests import disks
 from tests.trainers import published
-from trainers import initialize
-from trainers.config import DataConfig, ModelConfig
+from trainers import initialize, presets
+from trainers.config import DataConfig, ModelConfig, VisionConfig
 from trainers.geometry import predictions
 from trainers.initialize import How, fit, read, save_parameters
 from trainers.initialize.__main__ import main
@@ -363,6 +365,49 @@ def test_any_model_of_ours_starts_from_itself_to_the_bit(tmp_path, name):
     found = initialize.parameters(tmp_path / "own.safetensors", OWN[name], DATA, template(OWN[name]))
     assert jax.tree.structure(found) == jax.tree.structure(tree)
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), found, tree))
+
+
+# ---- what a plan is told
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_names_and_shapes_are_told_without_making_the_model(name):
+    model = OWN[name]
+    numbers = {f"model.{key}": jnp.asarray(value) for key, value in flatten(model).items() if isinstance(value, (bool, int, float))}
+    keys = dict(zip(("params", "dropout", "gating"), jax.random.split(jax.random.key(0), 3), strict=True))
+    made = jax.eval_shape(lambda images: make_model(model, DATA).init(keys, images, numbers, train=False)["params"], np.zeros((1, 4, 4, 2)))
+    found = {
+        jax.tree_util.keystr(where, simple=True, separator="/"): leaf.shape for where, leaf in jax.tree_util.tree_leaves_with_path(made)
+    }
+    assert found == shapes(model, DATA)
+
+
+@pytest.mark.parametrize("given", OWN)
+def test_a_plan_is_told_what_a_lane_would_be_told(tmp_path, given):
+    """Of every pair of models: the same problems, from the config of one or from the head of its file, as when values are read."""
+    save_parameters(tmp_path / "own.safetensors", template(OWN[given]))
+    for model in OWN.values():
+        wanted = VisionConfig(data=DATA, model=model)
+        expected = sorted(problem.what for problem in fit(read(tmp_path / "own.safetensors"), model, DATA, shapes(model, DATA)).problems)
+        for start in (VisionConfig(data=DATA, model=OWN[given]), tmp_path / "own.safetensors"):
+            assert sorted(problem.what for problem in initialize.misfits(wanted, start)) == expected
+
+
+def test_a_plan_takes_no_room_for_the_largest_model():
+    paper = presets.paper()
+    tracemalloc.start()
+    assert initialize.misfits(paper, dataclasses.replace(paper, data=dataclasses.replace(paper.data, image_size=224))) == ()
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_a_plan_is_told_of_files_that_hold_no_parameters(tmp_path):
+    file = tmp_path / "own.safetensors"
+    save_parameters(file, template(VIT))
+    disks.tear(file)
+    with pytest.raises(DataError, match="it is cut short"):
+        initialize.misfits(VisionConfig(), file)
+    assert initialize.misfits(VisionConfig(), tmp_path / "published.npz") == ()
 
 
 # ---- the command

@@ -45,7 +45,8 @@ from orchestrator.contract import flatten
 trainer = Vision()
 config = flatten(trainer.config_class())
 trainer.problems(config), trainer.cost(config), trainer.steps(config), trainer.width(config), trainer.provenance()
-trainer.data_problem(config)
+trainer.data_problem(config), trainer.data_problem({**config, "data.dataset": "formulas"})
+trainer.misfits(config, {**config, "model.hidden": 64})
 sys.exit(" ".join({"jax", "flax", "optax", "tensorflow"} & sys.modules.keys()) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,23 +1,25 @@
 """Starting a model from weights that exist: published ones, or those of an earlier trial.
 
 Three steps, each a pure function: a file is read into arrays by name (`files`), the names and layouts of the published models become
-those of ours (`names`), and the arrays are fitted to a model (`fitting`). Whatever does not fit is reported at once.
+those of ours (`names`), and the arrays are fitted to a model (`fitting`). Whatever does not fit is reported at once. JAX is not
+needed for any of it: a plan asks what would fit.
 """
 
 from __future__ import annotations
 
 import os
+import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
-from orchestrator.contract import DataError, flatten
-from trainers.config import DataConfig, ModelConfig
-from trainers.initialize.files import Source, read
+from orchestrator.contract import PARAMETERS, DataError, Problem
+from trainers.config import DataConfig, ModelConfig, VisionConfig
+from trainers.initialize import own
+from trainers.initialize.files import Naming, Source, read
 from trainers.initialize.fitting import Fit, How, Row, fit
 from trainers.initialize.own import load_parameters, save_parameters, sealed_parameters
-from trainers.models import make_model
+from trainers.initialize.shapes import leaves, replaced, shapes
 
 __all__ = [
     "Fit",
@@ -26,6 +28,7 @@ __all__ = [
     "Source",
     "fit",
     "load_parameters",
+    "misfits",
     "parameters",
     "read",
     "save_parameters",
@@ -47,25 +50,29 @@ def parameters(path: str | os.PathLike[str], model: ModelConfig, data: DataConfi
     Raises:
         DataError: The file cannot be read, or any parameter does not fit; all are named.
     """
-    leaves = {_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(template)}
-    fitted = fit(read(path), model, data, {name: tuple(leaf.shape) for name, leaf in leaves.items()}, fresh_head=fresh_head)
+    fitted = fit(read(path), model, data, {name: tuple(leaf.shape) for name, leaf in leaves(template)}, fresh_head=fresh_head)
     if fitted.problems:
         raise DataError.of(fitted.problems)
-    return jax.tree_util.tree_map_with_path(lambda where, leaf: fitted.arrays.get(_name(where), leaf), template)
+    return replaced(template, fitted.arrays)
 
 
-def shapes(model: ModelConfig, data: DataConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a model by its name, such as `block_0/mlp/Linear_0/kernel`. Nothing is computed."""
-    values = {f"model.{name}": value for name, value in flatten(model).items() if isinstance(value, (bool, int, float))}
-    images = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), jnp.float32)
+def misfits(config: VisionConfig, start: VisionConfig | pathlib.Path) -> tuple[Problem, ...]:
+    """What will keep trials of a config from starting, as far as names and shapes tell. Nothing is read but a file's head.
 
-    def init(images: jax.Array) -> Any:
-        keys: dict[str, jax.Array] = dict(zip(("params", "dropout", "gating"), jax.random.split(jax.random.key(0), 3), strict=True))
-        traced = {name: jnp.asarray(value) for name, value in values.items()}
-        return make_model(model, data).init(keys, images, traced, train=False)["params"]
+    Args:
+        config: Of what is started.
+        start: Config of the trial whose parameters it starts from, or a file. Of published files nothing is told here.
 
-    return {_name(where): leaf.shape for where, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(init, images))}
-
-
-def _name(where: Any) -> str:
-    return jax.tree_util.keystr(where, simple=True, separator="/")
+    Raises:
+        DataError: The file cannot be read.
+    """
+    if isinstance(start, pathlib.Path):
+        if start.suffix != own.SUFFIX:
+            return ()
+        given, path = own.shapes_in(start), start
+    else:
+        given, path = shapes(start.model, start.data), pathlib.Path(PARAMETERS)
+    # Of one number each, whatever their shape: a model of any size takes no memory.
+    arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in given.items()}
+    source, wanted = Source(path=path, naming=Naming.OWN, arrays=arrays), shapes(config.model, config.data)
+    return fit(source, config.model, config.data, wanted, fresh_head=config.start.fresh_head, is_dry=True).problems

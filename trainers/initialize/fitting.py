@@ -69,7 +69,7 @@ class Fit:
     problems: tuple[Problem, ...]
 
 
-def fit(source: Source, model: ModelConfig, data: DataConfig, shapes: Shapes, *, fresh_head: bool = False) -> Fit:
+def fit(source: Source, model: ModelConfig, data: DataConfig, shapes: Shapes, *, fresh_head: bool = False, is_dry: bool = False) -> Fit:
     """The start of each parameter of a model.
 
     Heads are fresh where the classes differ, or the layer before; positions are zoomed; a layer that is sparse in the model alone
@@ -81,8 +81,9 @@ def fit(source: Source, model: ModelConfig, data: DataConfig, shapes: Shapes, *,
         data: What it will see.
         shapes: Of all its parameters, by name.
         fresh_head: Start with a new head in any case.
+        is_dry: Only names and shapes are looked at: no values come out.
     """
-    fitting = _Fitting(named(source, model, data), model, shapes)
+    fitting = _Fitting(named(source, model, data), model, shapes, is_dry=is_dry)
     fitting.refuse_dense_layers()
     fitting.leave_out_heads(fresh_head=fresh_head)
     for name in shapes:
@@ -94,11 +95,11 @@ def fit(source: Source, model: ModelConfig, data: DataConfig, shapes: Shapes, *,
 class _Fitting:
     """A fit that is being made."""
 
-    def __init__(self, given: Named, model: ModelConfig, shapes: Shapes) -> None:
+    def __init__(self, given: Named, model: ModelConfig, shapes: Shapes, *, is_dry: bool) -> None:
         self.rows: list[Row] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.problems = list(given.problems)
-        self._given, self._model, self._shapes = given, model, shapes
+        self._given, self._model, self._shapes, self._is_dry = given, model, shapes, is_dry
         self._left = dict(given.arrays)  # what has no place yet
         self._unused: list[Row] = []
         self._fresh: set[str] = set()
@@ -196,12 +197,13 @@ class _Fitting:
             self.problems.append(
                 Problem(f"parameter {name} has another shape", found=f"{self._said(given)} {array.shape}", expected=f"{shape}", fix=fix)
             )
-        elif not _is_finite(array):
+        elif not self._is_dry and not _is_finite(array):
             fix = "take weights of a model that did not diverge"
             self.problems.append(Problem(f"parameter {name} is not finite", found=self._said(given), expected="numbers", fix=fix))
         else:
             self.rows.append(Row(name=name, shape=shape, origins=origins, found=array.shape, how=how))
-            self.arrays[name] = np.array(adapted, np.float32, order="C")
+            if not self._is_dry:
+                self.arrays[name] = np.array(adapted, np.float32, order="C")
 
     def _stranger(self, name: str, shape: tuple[int, ...]) -> None:
         fix = "take the file of another model, or change this one: model.depth, model.moe_placement, model.moe_layers"

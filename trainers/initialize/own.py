@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 from orchestrator.contract import DamagedError, DataError, write_whole
 from trainers import sealed
+from trainers.initialize.shapes import Shape, leaves
+
+T = TypeVar("T")
 
 HOLDS, PARAMETERS = "holds", "parameters"  # words of a file of parameters
 OF_A_LANE = "params/"  # of a checkpoint, whose other arrays are the state of its training
+SUFFIX = ".safetensors"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -36,9 +40,7 @@ def save_parameters(path: str | os.PathLike[str], tree: Any, words: Mapping[str,
 
 def sealed_parameters(tree: Any, words: Mapping[str, str]) -> sealed.Sealed:
     """What `save_parameters` writes."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {jax.tree_util.keystr(where, simple=True, separator="/"): np.asarray(leaf) for where, leaf in leaves}
-    return sealed.seal(arrays, {**words, HOLDS: PARAMETERS})
+    return sealed.seal({name: np.asarray(leaf) for name, leaf in leaves(tree)}, {**words, HOLDS: PARAMETERS})
 
 
 def load_parameters(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -52,14 +54,37 @@ def load_parameters(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """See `load_parameters`."""
-    try:
+    with _said_of(path):
         words, arrays = sealed.load(path)
-        if words.get(HOLDS) != PARAMETERS:
-            arrays = {name.removeprefix(OF_A_LANE): array for name, array in arrays.items() if name.startswith(OF_A_LANE)}
-        if not arrays:
-            raise DamagedError("it holds no parameters")
-        if strangers := [name for name, array in arrays.items() if array.dtype.name not in FLOATS]:
-            raise DamagedError(f"{', '.join(strangers)} is no array of floats")
+        return _parameters(words, arrays, {name: array.dtype.name for name, array in arrays.items()})
+
+
+def shapes_in(path: pathlib.Path) -> dict[str, Shape]:
+    """Shapes of the parameters in a file, from its head alone.
+
+    Raises:
+        DataError: See `load_parameters`; damage to the arrays goes unseen.
+    """
+    with _said_of(path):
+        words, kinds = sealed.kinds_of(path)
+        return _parameters(words, {name: shape for name, (_, shape) in kinds.items()}, {name: kind for name, (kind, _) in kinds.items()})
+
+
+def _parameters(words: Mapping[str, str], values: dict[str, T], types: Mapping[str, str]) -> dict[str, T]:
+    """Of all that a file holds, what is of the parameters, by their own names."""
+    root = "" if words.get(HOLDS) == PARAMETERS else OF_A_LANE
+    found = {name.removeprefix(root): value for name, value in values.items() if name.startswith(root)}
+    if not found:
+        raise DamagedError("it holds no parameters")
+    if strangers := [name for name in found if types[root + name] not in FLOATS]:
+        raise DamagedError(f"{', '.join(strangers)} is no array of floats")
+    return found
+
+
+@contextlib.contextmanager
+def _said_of(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, DamagedError) as error:
         raise DataError(
             "parameters cannot be read",
@@ -67,4 +92,3 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             expected="a checkpoint of a trial, or what `save_parameters` wrote",
             fix="take another checkpoint, or train the model again",
         ) from error
-    return arrays

@@ -18,7 +18,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from flax.serialization import msgpack_restore
 
 from orchestrator.contract import DamagedError, DataError
 
@@ -81,7 +80,7 @@ def read(prefix: pathlib.Path) -> dict[str, np.ndarray]:
     arrays = {place: np.empty(leaf.shape, TYPES[leaf.dtype]) for place, leaf in wanted.items()}
     for number, shard in enumerate(shards):
         try:
-            _fill(arrays, wanted, number, msgpack_restore(shard.read_bytes()))
+            _fill(arrays, wanted, number, _unpacked(shard.read_bytes()))
         except UNREADABLE as error:
             raise _unreadable(shard, error) from error
     return {leaf.name.removeprefix(ROOT + "/"): arrays[place] for place, leaf in wanted.items()}
@@ -89,7 +88,7 @@ def read(prefix: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_index(path: pathlib.Path) -> tuple[list[Leaf], int]:
     """The leaves in the order by which shards count them, and the number of shards."""
-    content: Any = msgpack_restore(path.read_bytes())
+    content: Any = _unpacked(path.read_bytes())
     n_shards, tree, version = content["shard_count"], content["index"], content.get("version")
     if type(n_shards) is not int or not 0 < n_shards <= MOST_SHARDS:
         raise DamagedError(f"it speaks of {n_shards!r} shards")
@@ -113,15 +112,15 @@ def _leaves(tree: Mapping[str, Any], way: tuple[str, ...] = ()) -> Iterator[Leaf
 def _leaf(name: str, value: Any) -> Leaf:
     if value.code != LEAF:
         raise DamagedError(f"{name} is no leaf of an index")
-    said, cuts, shards = msgpack_restore(value.data)
-    shape, dtype = msgpack_restore(said)[:2]
+    said, cuts, shards = _unpacked(value.data)
+    shape, dtype = _unpacked(said)[:2]
     places = tuple(zip((_slices(cut) for cut in cuts), shards, strict=True))
     return Leaf(name=name, shape=tuple(shape), dtype=dtype, places=places)
 
 
 def _slices(packed: bytes) -> Slices:
     """Start and stop along each axis."""
-    rows = [msgpack_restore(row) for row in msgpack_restore(packed)]
+    rows = [_unpacked(row) for row in _unpacked(packed)]
     if any(step not in (None, 1) or type(start) is not int or type(stop) is not int for start, stop, step in rows):
         raise DamagedError(f"{rows} are no slices")
     return tuple((start, stop) for start, stop, _ in rows)
@@ -193,3 +192,9 @@ def _unreadable(path: pathlib.Path, error: Exception) -> DataError:
         expected="the index and the shards of one V-MoE or E³, as they were released",
         fix="copy the files again, all from one place",
     )
+
+
+def _unpacked(data: bytes) -> Any:
+    from flax.serialization import msgpack_restore  # JAX comes with it, and a plan reads none of these
+
+    return msgpack_restore(data)
