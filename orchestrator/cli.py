@@ -29,6 +29,7 @@ commands
   plan     show all that a run would do, and do nothing
   status   show where the study stands, from the ledger
   report   write the report again, from the ledger alone
+  sync     copy the study to W&B: what is missing there, and nothing twice
   stop     ask the launcher of this study, wherever it runs, to checkpoint and stop
   retry    put failed trials back in the queue, and finished ones whose predictions were damaged
 """
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("study", metavar="STUDY", help="the study file")
     root.add_argument(
-        "command", nargs="?", default="run", choices=("run", "plan", "status", "report", "stop", "retry"), help="default: run"
+        "command", nargs="?", default="run", choices=("run", "plan", "status", "report", "sync", "stop", "retry"), help="default: run"
     )
     root.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="DIR", help="ledger, checkpoints, reports (default: runs)"

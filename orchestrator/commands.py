@@ -29,14 +29,14 @@ from orchestrator.logbook import Logbook
 from orchestrator.measure import measure
 from orchestrator.neighbours import present, strangers, welcome
 from orchestrator.plan_table import PlanView, plan_json, plan_table, summary_lines
-from orchestrator.progress import View, duration
+from orchestrator.progress import View, bar, duration
 from orchestrator.provenance import launcher_provenance
 from orchestrator.publisher import Publisher
 from orchestrator.publishing import links_of
 from orchestrator.records import StudyRecord
 from orchestrator.spec import spec_of, study_record
 from orchestrator.storage import hand_down, place_of
-from orchestrator.trackers import ResolvedMode, resolve_mode
+from orchestrator.trackers import ResolvedMode, WandbMode, resolve_mode
 
 
 def run(options: argparse.Namespace) -> int:
@@ -118,6 +118,28 @@ def report(options: argparse.Namespace) -> int:
     return DONE
 
 
+def sync(options: argparse.Namespace) -> int:
+    """Copies the study to W&B's server, after it was run without one or where that failed."""
+    from orchestrator.sync import synchronise
+
+    context = read_study(options)
+    mode = resolve_mode("online", os.environ)
+    if mode.mode is not WandbMode.ONLINE:
+        raise OrchestratorError(
+            "the study cannot be copied to W&B", found=mode.reason, fix="run `wandb login`, or set WANDB_API_KEY; then the same command"
+        )
+    ledger, console = _existing(context), Console(stderr=True)
+    record = _record(context, ledger)
+    _check_folder(context.folder)
+    with bar("copying to W&B", console) as told:
+        done = synchronise(ledger, record, context.folder, say=_sayer(console), told=told)
+    if options.json:
+        print(json.dumps(done.as_json(), indent=1, ensure_ascii=False))
+    else:
+        _stdout().print(*map(Text, done.lines()), sep="\n", soft_wrap=True)
+    return DONE if done.is_complete else INCOMPLETE
+
+
 def stop(options: argparse.Namespace) -> int:
     """Asks the launcher and the workers of the study to stop."""
     context = read_study(options)
@@ -144,6 +166,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "plan": plan,
     "status": status,
     "report": report,
+    "sync": sync,
     "stop": stop,
     "retry": retry,
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import Progress as Bar
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -64,6 +65,14 @@ class Progress:
         """Part of all steps that is done, 0 to 1."""
         total = sum(arm.steps_total for arm in self.arms)
         return sum(arm.steps_done for arm in self.arms) / total if total else 1.0
+
+
+@contextlib.contextmanager
+def bar(title: str, console: Console) -> Generator[Callable[[int, int], None]]:
+    """A bar in a terminal, which is told how much is done, and of how much; nothing elsewhere."""
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as shown:
+        task = shown.add_task(title, total=None)
+        yield lambda done, of: shown.update(task, completed=done, total=of)
 
 
 class View:

@@ -66,8 +66,22 @@ def pages_of(ledger: Ledger, study: str, say: Callable[[str], None]) -> Pages:
     return Pages(links_of(ledger, study), note)
 
 
-def publish_finished(ledger: Ledger, study: str, tracker: Tracker, may_go_on: Callable[[], bool]) -> int:
-    """Copies every finished trial that the tracker does not have, one after the other; how many it took."""
+def publish_finished(
+    ledger: Ledger,
+    study: str,
+    tracker: Tracker,
+    may_go_on: Callable[[], bool],
+    told: Callable[[int, int], None] = lambda _done, _of: None,
+) -> int:
+    """Copies every finished trial that the tracker does not have, one after the other; how many it took.
+
+    Args:
+        ledger: Of the study.
+        study: Its name.
+        tracker: Open.
+        may_go_on: Asked before each trial.
+        told: Takes how many were looked at, and of how many.
+    """
     keys = ledger.unpublished(study, tracker.name)
     done, shown = 0, set[str]()
     for trial in ledger.trial_records(study, keys=keys) if keys else ():
@@ -77,6 +91,7 @@ def publish_finished(ledger: Ledger, study: str, tracker: Tracker, may_go_on: Ca
             ledger.mark_published(study, tracker.name, trial.key)
             done += 1
         shown.add(trial.key)
+        told(len(shown), len(keys))
     return done
 
 

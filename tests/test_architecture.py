@@ -26,7 +26,7 @@ SPINE = (
     "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load",
     "planned", "standings", "settling", "cells", "plan", "diff", "estimate", "spec",
     "ledger", "storage", "derived", "described", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker",
-    "nursery", "publishing", "publisher", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
+    "nursery", "publishing", "publisher", "sync", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -44,6 +44,7 @@ JOINS = {
     "worker": frozenset({"executors", "stopping"}),
     "publishing": frozenset({"trackers", "report"}),
     "publisher": frozenset({"trackers"}),
+    "sync": frozenset({"trackers"}),
     "nursery": frozenset({"executors"}),
     "crew": frozenset({"executors"}),
     "probing": frozenset({"executors"}),

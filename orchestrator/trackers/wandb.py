@@ -146,6 +146,19 @@ class WandbTracker:
             return False
         return True
 
+    @property
+    def sweep(self) -> str:
+        """Name of the sweep that runs are in; empty for none."""
+        return self._sweep
+
+    def reach(self) -> None:
+        """Asks the server who we are.
+
+        Raises:
+            RemoteError: It did not answer, or does not take the key.
+        """
+        self._library.remote  # noqa: B018 - made on the first use
+
     def arrived(self, keys: Sequence[str]) -> Mapping[str, tuple[int, str]]:
         """Rows and name of the sweep of each of the runs that the server has.
 

@@ -72,7 +72,7 @@ class RemoteError(Exception):
 
     def __init__(self, trouble: Trouble, detail: str) -> None:
         super().__init__(f"{trouble.value} ({detail})")
-        self.trouble = trouble
+        self.trouble, self.detail = trouble, detail
 
 
 class Remote:
