@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -40,12 +41,12 @@ class SoloHost:
     """A host with one lane, which prints what the lane reports. See `orchestrator.contract.Host`.
 
     Attributes:
-        final: Metrics of the final report, once it came.
+        final: The final report, once it came.
         diverged: Step of the report that had a NaN or an infinity, if one had.
     """
 
     def __init__(self, lane: Lane) -> None:
-        self.final: Mapping[str, float] | None = None
+        self.final: Report | None = None
         self.diverged: int | None = None
         self._waiting = [lane]
         self._asked_to_stop = False
@@ -95,7 +96,7 @@ class SoloHost:
             self.diverged = report.step
             return Verdict.STOP
         if report.final:
-            self.final = dict(report.metrics)
+            self.final = report
             return Verdict.FINISHED
         return Verdict.CONTINUE
 
@@ -132,14 +133,39 @@ def read_config(
     return config
 
 
+def addressed(trainer: Trainer, config: FlatConfig) -> tuple[dict[str, Any], dict[str, pathlib.Path]]:
+    """The config with what each file holds in the place of its path, as a study has it; and the paths, by key.
+
+    Raises:
+        OrchestratorError: A file cannot be read.
+    """
+    keys = [key for key, leaf in leaves(trainer.config_class).items() if leaf.setting.artifact and config[key]]
+    paths = {key: pathlib.Path(str(config[key])).expanduser() for key in keys}
+    return {**config, **{key: _address(key, path) for key, path in paths.items()}}, paths
+
+
+def _address(key: str, path: pathlib.Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise OrchestratorError(
+            f"the file that {key} names cannot be read",
+            found=f"{path}: {error.strerror or error}",
+            expected="the path of a file",
+            fix="correct the path: it is read from the working directory",
+        ) from error
+
+
 def _run(trainer: Trainer, options: argparse.Namespace) -> int:
     config = read_config(trainer, options.config, options.set)
     if options.print_config:
         print(json.dumps(config, indent=2, ensure_ascii=False))
         return 0
+    config, inputs = addressed(trainer, config)
     cell = content_key({"trainer": trainer.name, "version": trainer.version, "config": config})
     key = content_key({"cell": cell, "seed": options.seed})  # the key that the trial has in a study
-    lane = Lane(key=key, config=config, seed=options.seed, folder=options.out / key)
+    lane = Lane(key=key, config=config, seed=options.seed, folder=options.out / key, inputs=inputs)
     result = lane.folder / RESULT
     if not _is_sound(result):
         _make(lane.folder)
@@ -204,14 +230,16 @@ def _is_sound(result: pathlib.Path) -> bool:
     return True
 
 
-def _write_result(file: pathlib.Path, trainer: Trainer, lane: Lane, metrics: Mapping[str, float]) -> None:
+def _write_result(file: pathlib.Path, trainer: Trainer, lane: Lane, final: Report) -> None:
     document = {
         "key": lane.key,
         "trainer": trainer.name,
         "seed": lane.seed,
         "steps": trainer.steps(lane.config),
-        "metrics": {**metrics, **trainer.cost(lane.config)},
+        "metrics": {**final.metrics, **trainer.cost(lane.config)},
+        "artifacts": dict(final.artifacts),
         "config": lane.config,
+        "inputs": {key: str(path) for key, path in lane.inputs.items()},
         "provenance": dict(trainer.provenance()),
     }
     try:

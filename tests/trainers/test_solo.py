@@ -125,7 +125,7 @@ def test_ctrl_c_checkpoints_and_the_same_command_goes_on(tmp_path: pathlib.Path)
     alone = solo.SoloHost(lane_like(json.loads(resumed.stdout), tmp_path / "other"))
     Curves().train(alone)
     assert alone.final is not None
-    assert alone.final["test/nll"] == json.loads(resumed.stdout)["metrics"]["test/nll"]
+    assert alone.final.metrics["test/nll"] == json.loads(resumed.stdout)["metrics"]["test/nll"]
 
 
 def lane_like(result: dict, folder: pathlib.Path) -> Lane:

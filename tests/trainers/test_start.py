@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from orchestrator.contract import PARAMETERS, DataError, Lane, Report, Verdict, build
 from tests import disks
 from tests.trainers.scripted import TINY_VISION, ScriptedHost, answer_finished, lane
-from trainers import initialize, loop, programs
+from trainers import initialize, loop, programs, solo
 from trainers.checkpoint import LATEST
 from trainers.config import VisionConfig
 from trainers.initialize import load_parameters, save_parameters
@@ -240,3 +242,42 @@ def test_a_trial_whose_parameters_cannot_be_kept_is_not_finished(tmp_path: pathl
     monkeypatch.setattr(loop, "keep_parameters", on_a_full_disk)
     with pytest.raises(DataError, match=f"parameters of trial {one.key} cannot be written"):
         train([one])
+
+
+def alone(capsys: pytest.CaptureFixture[str], out: pathlib.Path, *words: str) -> tuple[int, str, str]:
+    settings = (f"{key}={json.dumps(value)}" for key, value in TINY_VISION.items())
+    with pytest.raises(SystemExit, match=r"^[0-9]+$") as left:
+        solo.main(Vision(), ["--out", str(out), "--seed", "11", *(word for text in settings for word in ("--set", text)), *words])
+    out_and_err = capsys.readouterr()
+    return int(str(left.value)), out_and_err.out, out_and_err.err
+
+
+def test_a_config_alone_starts_from_a_path_to_the_numbers_of_a_study(
+    upstream: pathlib.Path, curve_from_upstream: Mapping[int, Any], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "elsewhere.safetensors"
+    moved.write_bytes(upstream.read_bytes())
+    results = [json.loads(alone(capsys, tmp_path / "out", "--set", f"{START}={path}")[1]) for path in (upstream, moved)]
+    assert results[0] == results[1], "the same content under another name is another trial"
+    assert results[0]["metrics"].items() >= curve_from_upstream[max(curve_from_upstream)].items()
+    assert results[0]["config"][START] == f"sha256:{hashlib.sha256(upstream.read_bytes()).hexdigest()}"
+
+
+def test_a_config_alone_leaves_its_parameters_where_the_result_says(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json.loads(alone(capsys, tmp_path, "--set", "train.keep_parameters=true")[1])
+    assert load_parameters(tmp_path / result["key"] / result["artifacts"][PARAMETERS]).keys() >= HEAD
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, "the file that start.parameters names cannot be read"), (b"?", "parameters cannot be read")]
+)
+def test_a_config_alone_that_cannot_start_says_so(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], content: bytes | None, text: str
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    code, out, err = alone(capsys, tmp_path, "--set", f"{START}={path}")
+    assert (code, out) == (2, "")
+    assert err.startswith(text)
+    assert str(path) in err
