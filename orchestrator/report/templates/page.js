@@ -57,6 +57,14 @@
     card.style.top = `${Math.max(4, Math.min(top, height - own.height - 4))}px`;
   }
 
+  // The keyboard scrolls to what it reaches, after that was shown.
+  function follow() {
+    if (!shown) return;
+    const at = shown.getBoundingClientRect();
+    if (at.bottom < 0 || at.top > window.innerHeight) hide();
+    else place(at);
+  }
+
   // Thin lines and small points are hard to hit: an unseen copy of each is wider.
   for (const path of document.querySelectorAll(`svg ${LINK} > path`)) {
     const wide = path.cloneNode(false);
@@ -66,10 +74,15 @@
   }
   for (const title of document.querySelectorAll(`svg ${LINK} > title`)) title.remove(); // the card says it
 
-  document.addEventListener("pointerover", (event) => { if (event.pointerType !== "touch") { const link = linkOf(event); link ? show(link) : hide(); } });
+  // Only where the pointer itself moves: what is scrolled under it, as by the keyboard, was not pointed at.
+  document.addEventListener("pointermove", (event) => {
+    if (event.pointerType === "touch") return;
+    const link = linkOf(event);
+    link ? show(link) : hide();
+  });
   document.addEventListener("focusin", (event) => { const link = linkOf(event); link ? show(link) : hide(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  document.addEventListener("scroll", hide, { passive: true });
+  document.addEventListener("scroll", follow, { passive: true });
   // A first touch shows the card, a second one goes to the cell. A touch focuses before it clicks, so it is told here what it found.
   let fresh = false;
   document.addEventListener("pointerdown", (event) => { fresh = linkOf(event) !== shown; });
