@@ -21,7 +21,18 @@ def problems(config: VisionConfig) -> list[Problem]:
         *_methods(model),
         *_fast_weights(config),
         *_groups(config),
+        *_optimizer(config),
     ]
+
+
+def _optimizer(config: VisionConfig) -> Iterator[Problem]:
+    if config.optim.name != "sgd" and config.optim.momentum_dtype != "float32":
+        yield Problem(
+            f"optim.momentum_dtype is of an accumulator that {config.optim.name} does not have",
+            found=f"optim.momentum_dtype={config.optim.momentum_dtype!r} with optim.name={config.optim.name!r}",
+            expected="float32, or optim.name='sgd'",
+            fix="leave optim.momentum_dtype out, or train with SGD",
+        )
 
 
 def _image(config: VisionConfig) -> Iterator[Problem]:
