@@ -25,13 +25,14 @@ DESCRIPTION = """Run a study: python launch.py studies/ablation.py
 A study asks one question. `run` does what is missing, and nothing twice: kill it at any moment and run the same command again.
 
 commands
-  run      plan, train what is missing, report (the default)
-  plan     show all that a run would do, and do nothing
-  status   show where the study stands, from the ledger
-  report   write the report again, from the ledger alone
-  sync     copy the study to W&B: what is missing there, and nothing twice
-  stop     ask the launcher of this study, wherever it runs, to checkpoint and stop
-  retry    put failed trials back in the queue, and finished ones whose predictions were damaged
+  run        plan, train what is missing, report (the default)
+  plan       show all that a run would do, and do nothing
+  status     show where the study stands, from the ledger
+  report     write the report again, from the ledger alone
+  sync       copy the study to W&B: what is missing there, and nothing twice
+  dashboard  look at trials and report in the browser, while the study runs or later
+  stop       ask the launcher of this study, wherever it runs, to checkpoint and stop
+  retry      put failed trials back in the queue, and finished ones whose predictions were damaged
 """
 
 EPILOG = """examples
@@ -44,6 +45,7 @@ EPILOG = """examples
 
 exit code: 0 done, 1 some trials failed or are missing, 2 a mistake in the study or the command, 130 interrupted"""
 
+VERBS = ("run", "plan", "status", "report", "sync", "dashboard", "stop", "retry")
 PATIENCE_S = 600.0
 
 
@@ -66,7 +68,11 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("study", metavar="STUDY", help="the study file")
     root.add_argument(
-        "command", nargs="?", default="run", choices=("run", "plan", "status", "report", "sync", "stop", "retry"), help="default: run"
+        "command",
+        nargs="?",
+        default="run",
+        choices=("run", "plan", "status", "report", "sync", "dashboard", "stop", "retry"),
+        help="default: run",
     )
     root.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="DIR", help="ledger, checkpoints, reports (default: runs)"
@@ -103,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help=f"seconds that a run waits for a ledger that is locked, full or out of reach (default: {PATIENCE_S:g})",
     )
+    root.add_argument("--port", type=_port, default=8080, metavar="N", help="with dashboard: where it listens, on this machine only (8080)")
     root.add_argument("--json", action="store_true", help="print the result as one JSON document")
     root.add_argument("--yes", action="store_true", help="do not ask before an edited study leaves trials out")
     return root
@@ -155,6 +162,12 @@ def _seconds(text: str) -> float:
     if not 0.0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0")
     return value
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
 
 
 def _count(text: str) -> int:

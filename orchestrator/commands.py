@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -140,6 +141,29 @@ def sync(options: argparse.Namespace) -> int:
     return DONE if done.is_complete else INCOMPLETE
 
 
+def dashboard(options: argparse.Namespace) -> int:
+    """Shows the study in the browser, until Ctrl-C."""
+    from orchestrator.dashboard.serve import serving
+    from orchestrator.report import write
+
+    context = read_study(options)
+    ledger, name = _existing(context), context.study.name
+    _record(context, ledger, with_rungs=False)  # says so, where it was never run
+
+    def stamp() -> object:
+        return ledger.counts(name), ledger.reached(name)
+
+    def page(folder: pathlib.Path) -> pathlib.Path:
+        return write(_reported(context, ledger), folder)
+
+    served = serving(options.port, stamp=stamp, read=lambda: _record(context, ledger), write=page)
+    with contextlib.suppress(KeyboardInterrupt), served as address:
+        print(f"dashboard: {address}dashboard\nreport:    {address}report/", flush=True)
+        print("Ctrl-C ends it", file=sys.stderr)
+        threading.Event().wait()
+    return DONE
+
+
 def stop(options: argparse.Namespace) -> int:
     """Asks the launcher and the workers of the study to stop."""
     context = read_study(options)
@@ -167,6 +191,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "status": status,
     "report": report,
     "sync": sync,
+    "dashboard": dashboard,
     "stop": stop,
     "retry": retry,
 }

@@ -26,7 +26,8 @@ SPINE = (
     "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load",
     "planned", "standings", "settling", "cells", "plan", "diff", "estimate", "spec",
     "ledger", "storage", "derived", "described", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker",
-    "nursery", "publishing", "publisher", "sync", "crew", "driver", "probing", "measure", "logbook", "neighbours", "commands", "cli",
+    "nursery", "publishing", "publisher", "sync", "dashboard", "crew", "driver", "probing", "measure", "logbook", "neighbours",
+    "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -61,7 +62,8 @@ HOMES = {
     "alembic": {"ledger": "lazily", "ledger.migrations": "anywhere"},
     "altair": {"report": "anywhere"},
     "jinja2": {"report": "anywhere"},
-    "optuna": {"samplers": "anywhere", "expand": "lazily"},
+    "optuna": {"samplers": "anywhere", "expand": "lazily", "dashboard": "lazily"},
+    "optuna_dashboard": {"dashboard": "lazily"},
     "sqlalchemy": {"ledger": "anywhere"},
     "vl_convert": {"report": "anywhere"},
     "wandb": {"trackers": "anywhere"},
