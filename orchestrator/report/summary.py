@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 from orchestrator.analysis.best import best_arms
@@ -16,6 +15,7 @@ from orchestrator.analysis.tuning import tuning
 from orchestrator.keys import Json
 from orchestrator.records import StudyRecord
 from orchestrator.report.answer import answer
+from orchestrator.report.certainty import certainty_json, number
 from orchestrator.report.running import running_json
 from orchestrator.report.stopping import stopping_json
 
@@ -44,6 +44,7 @@ def summary(record: StudyRecord) -> dict[str, Json]:
         "best": {metric: list(best_arms(record, metric)) for metric in metrics},
         "effects": [_effect(effect) for effect in compared],
         "frontier": _frontier(record),
+        "certainty": certainty_json(record),
         "tuning": [
             {"arm": row.arm, "planned": row.planned, "spent": row.spent, "selected": None if row.selected is None else _flat(row.selected)}
             for row in tuning(record)
@@ -63,15 +64,6 @@ def summary(record: StudyRecord) -> dict[str, Json]:
     }
 
 
-def number(value: float) -> float | str:
-    """A number, or the text of one that JSON has no word for.
-
-    >>> number(0.5), number(float("nan")), number(float("-inf"))
-    (0.5, 'nan', '-inf')
-    """
-    return value if math.isfinite(value) else str(value)
-
-
 def _effect(effect: ArmEffect) -> dict[str, Json]:
     names = [field.name for field in dataclasses.fields(effect.effect)]
     numbers = {name: number(getattr(effect.effect, name)) for name in names}
@@ -81,8 +73,12 @@ def _effect(effect: ArmEffect) -> dict[str, Json]:
         "metric": effect.metric,
         **numbers,
         "p_holm": number(effect.p_holm),
+        "compared": effect.compared,
         "resolved": effect.resolved,
         "needed": number(effect.needed),
+        "smallest": number(effect.smallest),
+        "smallest_t": number(effect.smallest_t),
+        "diverged": effect.diverged,
     }
 
 

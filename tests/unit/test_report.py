@@ -349,6 +349,18 @@ def test_the_summary_names_effects_frontier_and_gaps() -> None:
     assert (effect["n"], effect["mean"], effect["resolved"]) == (0, "nan", False)
 
 
+def test_the_summary_says_how_sure_its_numbers_are() -> None:
+    found: Any = summary_json(study_record())
+    tiling = next(row for row in found["effects"] if (row["arm"], row["metric"]) == ("Tiling", "test/nll"))
+    assert abs(tiling["mean"]) < tiling["smallest_t"] < tiling["smallest"]
+    sure = found["certainty"]
+    assert (sure["metric"], sure["frontier"]["on_frontier"]["E³"]) == ("test/nll", 1.0)
+    assert [row["name"] for row in sure["variance"]["components"]] == ["arm", "seed", "noise"]
+    assert next(row["best"] for row in sure["ranks"]["arms"] if row["arm"] == "E³") == 1.0
+    assert {row["arm"]: row["bargain"] for row in sure["efficiency"]}["E³"] == "gains, and costs more"
+    assert summary_json(study_record(objectives=()))["certainty"] == {}
+
+
 def test_the_summary_tells_how_the_run_went() -> None:
     found: Any = summary_json(CASES["with runs"]())["running"]
     interrupted, done = found["runs"]
