@@ -119,7 +119,9 @@ def test_what_xla_counts_is_a_little_more(name):
         return training_loss(module.apply({"params": params}, images, NUMBERS, train=True, rngs=rngs), labels)
 
     images, labels = jnp.zeros((batch, 8, 8, 1)), jnp.zeros((batch, 10))
-    counted = jax.jit(jax.grad(loss)).lower(shapes(model, data), images, labels).cost_analysis()["flops"] / batch / 1e9
+    # As for an accelerator: a CPU leaves out the rows of buffers that are empty, in loops whose turns XLA does not know.
+    lowered = jax.jit(jax.grad(loss)).trace(shapes(model, data), images, labels).lower(lowering_platforms=("cuda",))
+    counted = lowered.cost_analysis()["flops"] / batch / 1e9
     ours = cost(VisionConfig(model=model, data=data, train=TrainConfig(batch_size=batch)))["cost/train_gflops"]
     assert ours < counted < 1.05 * ours
 

@@ -16,7 +16,7 @@ from tests.trainers.scripted import TINY_VISION, flat_of
 from trainers.config import DataConfig, ModelConfig, VisionConfig
 from trainers.models import make_model
 from trainers.models.draws import uniform
-from trainers.models.mlp import Mlp
+from trainers.models.experts import Experts
 from trainers.step import Program, root_key, traced_numbers
 from trainers.vision import Vision
 
@@ -28,10 +28,10 @@ RATE = "model.expert_dropout"
 
 def test_dropout_that_stays_on_zeroes_and_scales_in_evaluation_by_the_same_draws_each_time():
     random = np.random.default_rng(0)
-    layer = Mlp(TINY, RATE, experts=2, is_sampled=True)
-    x, rate = random.normal(size=(2, 5, 8)).astype(np.float32), np.float32(0.3)
-    variables = layer.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x, {RATE: rate}, train=False)
-    found = layer.apply(variables, x, {RATE: rate}, train=False)
+    layer = Experts(dataclasses.replace(TINY, experts=2), RATE, is_sampled=True)
+    x, filled, rate = random.normal(size=(2, 5, 8)).astype(np.float32), jnp.full(2, 5), np.float32(0.3)
+    variables = layer.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x, filled, {RATE: rate}, train=False)
+    found = layer.apply(variables, x, filled, {RATE: rate}, train=False)
     y = x
     for index in (0, 1):
         linear = variables["params"][f"Linear_{index}"]
@@ -41,8 +41,8 @@ def test_dropout_that_stays_on_zeroes_and_scales_in_evaluation_by_the_same_draws
         assert 0 < kept.mean() < 1
         y = np.where(kept, y / (1 - rate), 0.0)
     np.testing.assert_allclose(found, y, atol=1e-5)
-    np.testing.assert_array_equal(layer.apply(variables, x, {RATE: rate}, train=False), found)
-    drawn = layer.apply(variables, x, {RATE: rate}, train=False, rngs={"dropout": jax.random.key(7)})
+    np.testing.assert_array_equal(layer.apply(variables, x, filled, {RATE: rate}, train=False), found)
+    drawn = layer.apply(variables, x, filled, {RATE: rate}, train=False, rngs={"dropout": jax.random.key(7)})
     assert (np.asarray(drawn) != np.asarray(found)).any(), "a stream of draws was given"
 
 
@@ -73,7 +73,7 @@ def test_a_layer_before_the_batch_is_tiled_drops_nothing_in_evaluation():
     module, seen = make_model(SAMPLED, DATA), {}
 
     def spy(next_function, arguments, keywords, context):
-        if isinstance(context.module, Mlp):
+        if isinstance(context.module, Experts):
             seen[context.module.path[0]] = context.module.is_sampled
         return next_function(*arguments, **keywords)
 

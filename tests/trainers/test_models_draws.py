@@ -81,11 +81,6 @@ def test_the_mean_stays_and_rate_zero_keeps_all():
     np.testing.assert_array_equal(dropout(x, jnp.float32(0.0), jax.random.key(0)), x)
 
 
-def test_a_shared_mask_is_the_same_for_every_expert():
-    dropped = dropout(jnp.ones((3, 40, 5)), jnp.float32(0.5), jax.random.key(0), shared=1)
-    assert np.all(np.asarray(dropped) == np.asarray(dropped)[:1])
-
-
 def test_old_style_keys_draw_the_same():
     np.testing.assert_array_equal(uniform(jax.random.key(7), (9,)), uniform(jax.random.PRNGKey(7), (9,)))
 

@@ -16,9 +16,19 @@ from hypothesis.extra import numpy as hnp
 
 from trainers.config import DataConfig, ModelConfig
 from trainers.geometry import buffer_slots, capacity, slots, sparse_blocks
-from trainers.models.dispatch import _earlier_by_loop, _earlier_by_sum, combine, dispatch, place
+from trainers.models.dispatch import _earlier_by_loop, _earlier_by_sum, by_index, by_product, combine, dispatch, place
 
 R, G, S, K, E, D = 2, 2, 6, 2, 3, 4
+
+
+def rows_by_hand(expert, turn, size):
+    """Row of each assignment in the buffer of its expert, where the groups follow each other without a gap; -1 if dropped."""
+    row, filled = np.full(expert.shape, -1), np.zeros((expert.shape[0], E * R), int)
+    for r, g in itertools.product(range(expert.shape[0]), range(expert.shape[1])):
+        kept = turn[r, g] >= 0
+        row[r, g][kept] = turn[r, g][kept] + filled[r, expert[r, g][kept]]
+        filled[r] += np.bincount(expert[r, g][kept], minlength=E * R)
+    return row, filled
 
 
 def places_by_hand(expert, size, confidence=None):
@@ -72,13 +82,13 @@ confidences = hnp.arrays(np.float32, (R, G, S), elements=st.sampled_from([0.25, 
 @settings(max_examples=40, deadline=None)
 @given(expert=experts, confidence=confidences)
 def test_buffers_fill_by_choice_then_by_token_or_by_confidence(placing, size, priority, expert, confidence):
-    slot, assignment = map(np.asarray, placing[size, priority](expert, confidence))
-    turn = places_by_hand(expert, size, confidence if priority else None)
+    slot, assignment, filled = map(np.asarray, placing[size, priority](expert, confidence))
+    rows, filled_by_hand = rows_by_hand(expert, places_by_hand(expert, size, confidence if priority else None), size)
     total = R * E * G * size
     for (r, g, s, choice), got in np.ndenumerate(slot):
-        place_in_buffer = turn[r, g, s, choice]
-        expected = total if place_in_buffer < 0 else ((r * E + expert[r, g, s, choice]) * G + g) * size + place_in_buffer
-        assert got == expected
+        row = rows[r, g, s, choice]
+        assert got == (total if row < 0 else (r * E + expert[r, g, s, choice]) * G * size + row)
+    np.testing.assert_array_equal(filled.reshape(R, E), filled_by_hand[:, :E])
     flat = slot.reshape(-1)
     for position, source in enumerate(assignment):
         assert (flat[source] == position) if source < flat.size else (position not in flat)
@@ -88,12 +98,14 @@ def test_buffers_fill_by_choice_then_by_token_or_by_confidence(placing, size, pr
 @settings(max_examples=20, deadline=None)
 @given(expert=experts, confidence=confidences)
 def test_views_of_the_same_experts_take_turns_token_by_token(sharing, priority, expert, confidence):
-    slot = np.asarray(sharing[priority, E](expert, confidence).slot)
+    places = sharing[priority, E](expert, confidence)
     # The same tokens as one view that holds them in turn.
     in_turn = np.moveaxis(expert, 0, 2).reshape(1, G, S * R, K)
     turns = places_by_hand(in_turn, 3, np.moveaxis(confidence, 0, 2).reshape(1, G, S * R) if priority else None)
-    for (g, s, r, choice), turn in np.ndenumerate(turns.reshape(G, S, R, K)):
-        assert slot[r, g, s, choice] == (E * G * 3 if turn < 0 else (expert[r, g, s, choice] * G + g) * 3 + turn)
+    rows, filled = rows_by_hand(in_turn, turns, 3)
+    for (g, s, r, choice), row in np.ndenumerate(rows.reshape(G, S, R, K)):
+        assert places.slot[r, g, s, choice] == (E * G * 3 if row < 0 else expert[r, g, s, choice] * G * 3 + row)
+    np.testing.assert_array_equal(places.filled, filled[0, :E])
 
 
 @pytest.mark.parametrize("priority", [False, True])
@@ -112,7 +124,20 @@ by_loop, by_sum = (jax.jit(functools.partial(count, experts=E)) for count in (_e
 @given(queue=hnp.arrays(np.int32, (2, 11), elements=st.integers(0, E - 1)))
 @settings(max_examples=20, deadline=None)
 def test_both_ways_of_counting_agree(queue):
-    np.testing.assert_array_equal(by_loop(queue), by_sum(queue))
+    for found, expected in zip(by_loop(queue), by_sum(queue), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+reading, multiplying = jax.jit(by_index), jax.jit(by_product)
+
+
+@given(data=st.data(), n_rows=st.sampled_from([1, 5]), shape=st.sampled_from([(3,), (4, 2)]))
+@settings(max_examples=40, deadline=None)
+def test_both_ways_of_moving_give_the_same_bits(data, n_rows, shape):
+    rows = data.draw(hnp.arrays(np.float32, (n_rows, D), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)))
+    index = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(0, n_rows)))
+    np.testing.assert_array_equal(reading(rows, index), multiplying(rows, index))
+    np.testing.assert_array_equal(reading(rows, index), np.concatenate([rows, np.zeros((1, D), np.float32)])[index])
 
 
 @pytest.mark.parametrize("copies", [1, R])
@@ -122,23 +147,24 @@ def test_moves_and_their_gradients_equal_one_hot_products(copies):
     expert = rng.permuted(np.tile(np.arange(E), (R, G, S, 1)), axis=-1)[..., :K].astype(np.int32)
     tokens, gate = jnp.asarray(rng.normal(size=(copies, G, S, D)), jnp.float32), jnp.asarray(rng.random((R, G, S, K)), jnp.float32)
     weight = rng.normal(size=(R, G, S, D)).astype(np.float32)
-    scale = rng.normal(size=(R, E, 1, 1, D)).astype(np.float32)
+    scale = rng.normal(size=(R, E, 1, D)).astype(np.float32)
     turn = places_by_hand(expert, size)
     assert (turn < 0).any()
-    one_hot = np.zeros((R, G, S, K, E, size), np.float32)
-    for (r, g, s, choice), position in np.ndenumerate(turn):
-        if position >= 0:
-            one_hot[r, g, s, choice, expert[r, g, s, choice], position] = 1.0
-    buffers_by_hand = np.einsum("rgskec,rgsd->regcd", one_hot, np.broadcast_to(tokens, (R, G, S, D)))
+    rows, _ = rows_by_hand(expert, turn, size)
+    one_hot = np.zeros((R, G, S, K, E, G * size), np.float32)
+    for (r, g, s, choice), row in np.ndenumerate(rows):
+        if row >= 0:
+            one_hot[r, g, s, choice, expert[r, g, s, choice], row] = 1.0
+    buffers_by_hand = np.einsum("rgskec,rgsd->recd", one_hot, np.broadcast_to(tokens, (R, G, S, D)))
 
     def moved(tokens, gate):
         places = place(jnp.asarray(expert), experts=E, is_shared=False, capacity=size)
         buffers = dispatch(tokens, places)
-        return buffers, combine(jnp.sin(buffers.reshape(R, E, G, size, D) * scale).reshape(-1, D), places, gate)
+        return buffers, combine(jnp.sin(buffers.reshape(R, E, G * size, D) * scale).reshape(-1, D), places, gate)
 
     def by_hand(tokens, gate):
-        buffers = jnp.einsum("rgskec,rgsd->regcd", one_hot, jnp.broadcast_to(tokens, (R, G, S, D)))
-        return buffers, jnp.einsum("rgskec,regcd,rgsk->rgsd", one_hot, jnp.sin(buffers * scale), gate)
+        buffers = jnp.einsum("rgskec,rgsd->recd", one_hot, jnp.broadcast_to(tokens, (R, G, S, D)))
+        return buffers, jnp.einsum("rgskec,recd,rgsk->rgsd", one_hot, jnp.sin(buffers * scale), gate)
 
     def with_gradients(function):
         def weighted(*arguments):

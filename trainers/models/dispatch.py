@@ -1,8 +1,9 @@
-"""Moving tokens to the buffers of their experts and back, by index.
+"""Moving tokens to the buffers of their experts and back.
 
-One-hot products cost quadratically in the tokens of a group: 2 to 12 times as much as indices on a CPU. A token's place in
-a buffer is known in both directions, so the gradient of each move is a move too: no scatter of floats, hence the same
-bits on every run.
+A token's place in a buffer is known in both directions, so the gradient of each move is a move too: no scatter of floats, hence
+the same bits on every run. A move reads rows by their index; a TPU, which has no fast way to do that, multiplies by one-hot
+rows, which gives the same numbers. What is done follows from the platform alone. `benchmarks/dispatch.py` measures both: on
+a CPU indices are faster at every size, 1.3 times for 40 tokens and 200 times for 2,000, since products grow with their square.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from trainers.models.experts import buffer_rows
 from trainers.models.rows import weighted_sum
 
 
@@ -21,16 +23,19 @@ class Places(NamedTuple):
     Attributes:
         slot: Slot of each assignment, [view, group, token, choice]; `slots` if its buffer was full.
         assignment: Assignment in each slot, [slot], numbered in the order of `slot`; `slot.size` where it is empty.
+        filled: Slots of each expert that are taken, the first of its own, [view · expert], or [expert] where views share them.
     """
 
     slot: jax.Array
     assignment: jax.Array
+    filled: jax.Array
 
 
 def place(expert: jax.Array, *, experts: int, is_shared: bool, capacity: int, confidence: jax.Array | None = None) -> Places:
     """Gives each assignment the next free slot of its expert: all first choices, then all second ones, and so on.
 
-    Slots are numbered by [view, expert, group, place in the buffer], or [expert, group, place] where views share experts.
+    Slots are numbered by [view, expert, row], or [expert, row] where views share experts. The first rows of an expert are those
+    that the first group fills, then come those of the second: no group leaves a gap.
 
     Args:
         expert: Chosen experts, counted within those of the view, [view, group, token, choice].
@@ -58,15 +63,31 @@ def place(expert: jax.Array, *, experts: int, is_shared: bool, capacity: int, co
         order = jnp.argsort(-queued(confidence), axis=-1, stable=True)[..., None]
         waiting = jnp.take_along_axis(waiting, order, axis=1)
     queue = jnp.swapaxes(waiting, 1, 2).reshape(rows[0], -1)
-    turn = jnp.swapaxes(_earlier(queue, experts).reshape(rows[0], k, rows[1]), 1, 2)
+    turn, wanted = _earlier(queue, experts)
+    turn = jnp.swapaxes(turn.reshape(rows[0], k, rows[1]), 1, 2)
     if confidence is not None:
         turn = jnp.take_along_axis(turn, jnp.argsort(order, axis=1), axis=1)
     turn = back(turn)
+    kept = jnp.minimum(wanted, capacity).reshape(-1, n_groups, experts)
+    row = turn + _before(kept, expert) if n_groups > 1 else turn
+    size = buffer_rows(n_groups * capacity)
     owned = expert if is_shared else expert + experts * jnp.arange(n_views)[:, None, None, None]
-    slots = n_views // shared_by * experts * n_groups * capacity
-    slot = jnp.where(turn < capacity, (owned * n_groups + jnp.arange(n_groups)[:, None, None]) * capacity + turn, slots)
+    slots = kept.shape[0] * experts * size
+    slot = jnp.where(turn < capacity, owned * size + row, slots)
     assignment = jnp.full(slots, slot.size, jnp.int32).at[slot.reshape(-1)].set(jnp.arange(slot.size, dtype=jnp.int32), mode="drop")
-    return Places(slot, assignment)
+    return Places(slot, assignment, kept.sum(axis=1).reshape(-1))
+
+
+def _before(kept: jax.Array, expert: jax.Array) -> jax.Array:
+    """Rows that earlier groups fill of the expert of each assignment, of the shape of `expert`.
+
+    Args:
+        kept: Rows that each group fills, [view or 1, group, expert].
+        expert: [view, group, token, choice].
+    """
+    before = jnp.cumsum(kept, axis=1) - kept
+    flat = expert.reshape(*expert.shape[:2], -1)
+    return jnp.take_along_axis(before, flat, axis=-1).reshape(expert.shape)
 
 
 def dispatch(tokens: jax.Array, places: Places) -> jax.Array:
@@ -105,7 +126,19 @@ def _move(rows: jax.Array, source: jax.Array, destinations: jax.Array) -> jax.Ar
 
 
 def _gather(rows: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.lax.platform_dependent(rows, index, tpu=by_product, default=by_index)
+
+
+def by_index(rows: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows [row, feature] at an index [...]; zero where it is past their end."""
     return rows.at[index].get(mode="fill", fill_value=0)
+
+
+def by_product(rows: jax.Array, index: jax.Array) -> jax.Array:
+    """As `by_index`."""
+    chosen = (index[..., None] == jnp.arange(len(rows))).astype(rows.dtype)
+    # Without it a TPU would round the rows to half precision.
+    return jnp.matmul(chosen, rows, precision=jax.lax.Precision.HIGHEST)
 
 
 def _move_forward(rows: jax.Array, source: jax.Array, destinations: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -119,22 +152,24 @@ def _move_backward(destinations: jax.Array, gradient: jax.Array) -> tuple[jax.Ar
 _move.defvjp(_move_forward, _move_backward)
 
 
-def _earlier(queue: jax.Array, experts: int) -> jax.Array:
-    """How many earlier entries of the same row name the same expert, [row, place]."""
+def _earlier(queue: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
+    """How many earlier entries of the same row name the same expert, [row, place], and how many name each, [row, expert]."""
     # A loop of tiny steps is 3 to 14 times faster than a cumulative sum on a CPU and compiles sooner; on a GPU each
     # step would be a kernel launch.
     return jax.lax.platform_dependent(queue, cpu=lambda q: _earlier_by_loop(q, experts), default=lambda q: _earlier_by_sum(q, experts))
 
 
-def _earlier_by_loop(queue: jax.Array, experts: int) -> jax.Array:
+def _earlier_by_loop(queue: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
     def serve(counts: jax.Array, expert: jax.Array) -> tuple[jax.Array, jax.Array]:
         chosen = expert[:, None] == jnp.arange(experts)
         return counts + chosen, jnp.sum(counts * chosen, axis=-1)
 
     start = jnp.zeros((queue.shape[0], experts), jnp.int32)
-    return jax.lax.scan(serve, start, queue.T)[1].T
+    counts, turns = jax.lax.scan(serve, start, queue.T)
+    return turns.T, counts
 
 
-def _earlier_by_sum(queue: jax.Array, experts: int) -> jax.Array:
+def _earlier_by_sum(queue: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
     chosen = (queue[:, None, :] == jnp.arange(experts)[:, None]).astype(jnp.int32)
-    return jnp.sum((jnp.cumsum(chosen, axis=-1) - 1) * chosen, axis=1)
+    upto = jnp.cumsum(chosen, axis=-1)
+    return jnp.sum((upto - 1) * chosen, axis=1), upto[..., -1]

@@ -8,15 +8,13 @@ import jax.numpy as jnp
 from trainers.models.draws import uniform
 
 
-def dropout(x: jax.Array, rate: jax.Array, key: jax.Array, *, shared: int = 0) -> jax.Array:
+def dropout(x: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
     """Zeroes entries with probability `rate` and scales the others so that the mean stays; rate 0 keeps all.
 
     Args:
         x: What is dropped from, of any shape.
         rate: In [0, 1), a scalar that may be traced; exact to 2⁻²⁴.
         key: Of this call alone.
-        shared: Leading axes along which one mask serves all.
     """
-    mask_shape = (1,) * shared + x.shape[shared:]
-    kept = uniform(key, mask_shape) >= rate
+    kept = uniform(key, x.shape) >= rate
     return jnp.where(kept, x / (1.0 - rate).astype(x.dtype), jnp.zeros((), x.dtype))

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from trainers.config import ModelConfig
 from trainers.geometry import buffer_slots, images_per_group, own_experts, routed_experts, routers
 from trainers.models.dispatch import combine, dispatch, place
-from trainers.models.mlp import Mlp, Traced
+from trainers.models.experts import Experts
+from trainers.models.mlp import Traced
 from trainers.models.router import Router
 
 
@@ -54,7 +55,7 @@ class SparseMlp(nn.Module):
         )
         buffers = dispatch(tokens, places).reshape(model.experts, -1, features)
         is_sampled = model.mc_dropout and members > 1
-        outputs = Mlp(model, self.rate, model.experts, is_sampled, name="experts")(buffers, traced, train=train)
+        outputs = Experts(model, self.rate, is_sampled, name="experts")(buffers, places.filled, traced, train=train)
         mixed = combine(outputs.reshape(-1, features), places, routing.gate)
         if mixed.shape[0] > members:
             mixed = mixed.sum(axis=0)  # several routers of one copy of the tokens
