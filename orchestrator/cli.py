@@ -103,6 +103,13 @@ def parser() -> argparse.ArgumentParser:
         "--probe", action="store_true", help="with plan: measure first how fast each program is here, and estimate the time from that"
     )
     root.add_argument(
+        "--compare",
+        type=pathlib.Path,
+        default=None,
+        metavar="STUDY",
+        help="with report: the file of another study of the same ledger, to set this one beside",
+    )
+    root.add_argument(
         "--patience",
         type=_seconds,
         default=PATIENCE_S,
@@ -121,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = grammar.parse_intermixed_args(arguments)  # `STUDY --out DIR plan` too
     if options.probe and options.command != "plan":
         grammar.error("--probe goes with plan: a run measures as it trains")
+    if options.compare and options.command != "report":
+        grammar.error("--compare goes with report")
     options.again = shlex.join(["python", "launch.py", *map(redacted, sys.argv[1:] if arguments is None else arguments)])
     options.workers = options.workers or max(1, min(4, os.cpu_count() or 1))
     try:

@@ -112,10 +112,31 @@ def status(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Writes the report again."""
+    """Writes the report again, or the one of this study beside another."""
     context = read_study(options)
+    if options.compare:
+        return _compare(context, options)
     record = _reported(context, _existing(context))
     _show_result(record, _write_report(context, record), options)
+    return DONE
+
+
+def _compare(context: Context, options: argparse.Namespace) -> int:
+    """Sets the study beside another one of the same ledger."""
+    from orchestrator.report import write_comparison
+
+    other = read_study(argparse.Namespace(**{**vars(options), "study": options.compare, "set": []}))
+    if other.study.name == context.study.name:
+        raise OrchestratorError(
+            "a study cannot be compared with itself", found=f"{context.study.name} twice", fix="give --compare the file of another study"
+        )
+    folder = context.folder / f"report-with-{other.study.name}"
+    ours, theirs = (_reported(one, _existing(one)) for one in (context, other))
+    done = write_comparison(ours, theirs, folder)
+    if options.json:
+        print(json.dumps(done, indent=1, ensure_ascii=False))
+    else:
+        _stdout().print(Text(str(done["answer"])), Text(f"report: {done['report']}"), sep="\n", soft_wrap=True)
     return DONE
 
 

@@ -64,6 +64,7 @@ HOMES = {
     "jinja2": {"report": "anywhere"},
     "optuna": {"samplers": "anywhere", "expand": "lazily", "dashboard": "lazily"},
     "optuna_dashboard": {"dashboard": "lazily"},
+    "pyarrow": {"report": "lazily"},
     "sqlalchemy": {"ledger": "anywhere"},
     "vl_convert": {"report": "anywhere"},
     "wandb": {"trackers": "anywhere"},

@@ -72,16 +72,21 @@ def effects(record: StudyRecord, metric: str) -> tuple[ArmEffect, ...]:
     found: dict[str, ArmEffect] = {}
     for is_derived in (False, True):
         names = [arm.name for arm in record.arms if arm.name != baseline and arm.is_derived is is_derived]
-        differences = [_effect(*paired_values(record, baseline, name, metric)) for name in names]
-        corrected = holm([effect.p for effect in differences])
-        compared = max(1, sum(not math.isnan(p) for p in corrected))
-        rows = zip(names, differences, corrected, strict=True)
-        found |= {name: _compared(record, name, metric, effect, p_holm, compared) for name, effect, p_holm in rows}
+        found |= {effect.arm: effect for effect in between(record, metric, [(baseline, name) for name in names])}
     return tuple(found[arm.name] for arm in record.arms if arm.name in found)
 
 
-def _compared(record: StudyRecord, arm: str, metric: str, effect: Effect, p_holm: float, compared: int) -> ArmEffect:
-    baseline, members = baseline_of(record), members_of(record, arm)
+def between(record: StudyRecord, metric: str, pairs: Sequence[tuple[str, str]]) -> tuple[ArmEffect, ...]:
+    """What the second arm of each pair changes against the first one; the pairs are one family, for which p is corrected."""
+    found = [_effect(*paired_values(record, before, after, metric)) for before, after in pairs]
+    corrected = holm([effect.p for effect in found])
+    compared = max(1, sum(not math.isnan(p) for p in corrected))
+    rows = zip(pairs, found, corrected, strict=True)
+    return tuple(_compared(record, pair, metric, effect, p_holm, compared) for pair, effect, p_holm in rows)
+
+
+def _compared(record: StudyRecord, pair: tuple[str, str], metric: str, effect: Effect, p_holm: float, compared: int) -> ArmEffect:
+    (baseline, arm), members = pair, math.lcm(*(members_of(record, name) for name in pair))
     resolved = p_holm <= ALPHA and not effect.low <= 0 <= effect.high
     sd, alpha = effect.se * math.sqrt(effect.n), ALPHA / compared  # Holm's first step is at alpha / compared
     return ArmEffect(

@@ -5,6 +5,7 @@ The functions import what they need when called: drawing libraries cost more to 
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from orchestrator.records import StudyRecord
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["brief_markdown", "summary_json", "terminal_table", "write"]
+__all__ = ["brief_markdown", "summary_json", "terminal_table", "write", "write_comparison"]
 
 
 def write(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
@@ -25,6 +26,15 @@ def write(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
     from orchestrator.report.files import write_report
 
     return write_report(record, folder)
+
+
+def write_comparison(first: StudyRecord, second: StudyRecord, folder: pathlib.Path) -> dict[str, Json]:
+    """Writes the report of two studies into a folder: the path of its page, what differs in words, and the arms that both have."""
+    from orchestrator.report.comparison import write_comparison
+
+    page, found, pairs = write_comparison(first, second, folder)
+    rows = [] if pairs is None else [dataclasses.asdict(row) for row in pairs.rows]
+    return {"report": str(page), "answer": " ".join(filter(None, [found.headline, found.detail])), "pairs": rows}
 
 
 def terminal_table(record: StudyRecord, *, color: bool | None = None) -> RenderableType:

@@ -37,6 +37,7 @@ from orchestrator.report.table import EffectRow, Table, arm_table, effect_row
 from orchestrator.report.words import heading, label
 
 _SECTIONS = {
+    "pairs": "Arms in both studies",
     "arms": "Arms",
     "effects": "Effects",
     "frontier": "Quality against cost",
@@ -60,6 +61,26 @@ class EffectTable:
     metric: str
     label: str
     rows: tuple[EffectRow, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PairRow:
+    """An arm that two studies have: its names, its means, the difference if there is one, and what sets the two apart."""
+
+    first: str
+    second: str
+    before: str
+    after: str
+    effect: EffectRow | None
+    changes: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PairTable:
+    """The arms that two studies have, in one metric."""
+
+    label: str
+    rows: tuple[PairRow, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +126,7 @@ class Content:
         cells: A card for each arm.
         anchors: Arm to the id of its card.
         drawn: Sections that have a figure.
+        pairs: Arms that two studies share, where two are compared.
     """
 
     name: str
@@ -137,11 +159,19 @@ class Content:
     cells: tuple[CellCard, ...]
     anchors: Mapping[str, str]
     drawn: frozenset[str]
+    pairs: PairTable | None
 
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:
         """Id and title of each section that this report has, in their order on the page."""
-        has = {"effects": self.effects, "beyond": self.beyond, "tuning": self.tuning, "stopping": self.stopping, "mishaps": self.mishaps}
+        has = {
+            "pairs": self.pairs,
+            "effects": self.effects,
+            "beyond": self.beyond,
+            "tuning": self.tuning,
+            "stopping": self.stopping,
+            "mishaps": self.mishaps,
+        }
         drawn = {"frontier", "curves", "calibration"} & self.drawn
         always = {"arms", "cost", "caveats", "provenance"} | ({"members"} if self.members or "members" in self.drawn else set[str]())
         found = {name for name, content in has.items() if content} | drawn | always
@@ -197,6 +227,7 @@ def content_of(record: StudyRecord, figures: Sequence[Figure]) -> Content:
         cells=cells(record),
         anchors=anchors(record),
         drawn=frozenset(figure.section for figure in figures),
+        pairs=None,
     )
 
 

@@ -5,30 +5,38 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.durable import write_whole
 from orchestrator.errors import OrchestratorError
 from orchestrator.keys import Json, content_key
 from orchestrator.records import StudyRecord
-from orchestrator.report.content import content_of
+from orchestrator.report.content import Content, content_of
 from orchestrator.report.figures import Figure, figures
 from orchestrator.report.latex import latex
 from orchestrator.report.page import markdown, page
 from orchestrator.report.sheet import sheet
+from orchestrator.report.trials import trials_parquet
 
 _MARK = b"<!-- drawn from "
 _FIGURE_NAMES = ("effects", "frontier", "curves", "reliability", "load", "tuning", "tuning-*", "workers")
 
 
-def write_report(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
+def write_report(
+    record: StudyRecord, folder: pathlib.Path, *, said: Callable[[StudyRecord, Sequence[Figure]], Content] = content_of
+) -> pathlib.Path:
     """Writes all files of a report into a folder and returns the path of `index.html`.
+
+    Args:
+        record: Of the study.
+        folder: Is made where it is missing.
+        said: What the page and the Markdown say around the figures.
 
     Raises:
         OrchestratorError: The folder cannot be written.
     """
     try:
-        return _write(record, folder)
+        return _write(record, folder, said)
     except OSError as error:
         raise OrchestratorError(
             "the report cannot be written",
@@ -38,15 +46,16 @@ def write_report(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
         ) from error
 
 
-def _write(record: StudyRecord, folder: pathlib.Path) -> pathlib.Path:
+def _write(record: StudyRecord, folder: pathlib.Path, said: Callable[[StudyRecord, Sequence[Figure]], Content]) -> pathlib.Path:
     drawn = figures(record)
-    content = content_of(record, drawn)
+    content = said(record, drawn)
     svgs = [_draw(figure, folder / "figures") for figure in drawn]
     for path in _stale(folder / "figures", drawn):
         path.unlink(missing_ok=True)
     _put(folder / "report.md", markdown(content, drawn).encode())
     _put(folder / "table.tex", latex(record).encode())
     _put(folder / "table.csv", sheet(record).encode())
+    _put(folder / "trials.parquet", trials_parquet(record))
     index = folder / "index.html"
     _put(index, page(content, list(zip(drawn, svgs, strict=True))).encode())
     return index

@@ -17,9 +17,10 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from pyarrow import parquet
 from rich.console import Console
 
 from orchestrator.errors import OrchestratorError
@@ -28,6 +29,7 @@ from orchestrator.report import summary_json, terminal_table, write
 from orchestrator.report.answer import answer
 from orchestrator.report.figures import figures
 from orchestrator.report.running import running
+from orchestrator.report.trials import trials_parquet
 from tests import disks
 from tests.studyrecords import ABLATION, OBJECTIVES, FakeArm, study_record, with_descriptions, with_metrics, with_runs, without_result
 
@@ -166,12 +168,37 @@ def test_a_page_is_whole_and_loads_nothing(case: str, reports: dict[str, pathlib
 @pytest.mark.parametrize("case", CASES)
 def test_every_format_is_written_and_none_is_empty(case: str, reports: dict[str, pathlib.Path]) -> None:
     folder = reports[case]
-    assert {path.name for path in folder.iterdir() if path.is_file()} == {"index.html", "report.md", "table.tex", "table.csv"}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "index.html",
+        "report.md",
+        "table.tex",
+        "table.csv",
+        "trials.parquet",
+    }
     figures = sorted((folder / "figures").glob("*")) if (folder / "figures").is_dir() else []
     assert {path.suffix for path in figures} in ({".svg", ".png", ".pdf"}, set())
     for path in figures:
         starts = {".svg": b"<svg", ".png": b"\x89PNG", ".pdf": b"%PDF"}
         assert path.read_bytes().startswith(starts[path.suffix])
+
+
+def test_every_trial_is_a_row_of_the_parquet_file_with_its_types(tmp_path: pathlib.Path) -> None:
+    def change(trial: TrialRecord) -> TrialRecord:
+        mixed = {"mixed": 1 if trial.index % 2 else 0.5, "either": 1 if trial.index % 2 else "all", "many": ("a", trial.index)}
+        done = trial if trial.index else without_result(trial, TrialState.FAILED, "it raised")
+        return dataclasses.replace(done, config={**trial.config, **mixed})
+
+    record = study_record(change=change)
+    (tmp_path / "trials.parquet").write_bytes(trials_parquet(record))
+    rows = parquet.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert [row["key"] for row in rows] == [trial.key for trial in record.trials]
+    for row, trial in zip(rows, record.trials, strict=True):
+        assert (row["arm"], row["phase"], row["seed"], row["state"]) == (trial.arm, trial.phase, trial.seed, trial.state)
+        assert row["test/nll"] == trial.metrics.get("test/nll")
+        assert (row["config.model.tile"], row["config.mixed"]) == (trial.config["model.tile"], float(cast(float, trial.config["mixed"])))
+        assert row["config.either"] == ("1" if trial.index % 2 else '"all"')
+        assert json.loads(row["config.many"]) == ["a", trial.index]
+    assert trials_parquet(record) == trials_parquet(study_record(change=change))
 
 
 def test_figures_are_as_wide_as_a_column(reports: dict[str, pathlib.Path]) -> None:
