@@ -60,8 +60,8 @@ class Variance:
     Attributes:
         metric: The metric.
         layout: How the arms stand to each other, which decides the method.
-        components: Axes and interactions in the order of the study file, then seed and noise; empty where there is nothing to tell,
-            which a note then explains.
+        components: Axes in the order of their keys, interactions, then seed and noise; empty where there is nothing to tell, which a
+            note then explains.
         cells: Arms with a result.
         n: Replicates of each; the most, where some are missing.
         balanced: Every cell has every replicate. Otherwise shares need not add up to 1.

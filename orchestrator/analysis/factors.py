@@ -50,7 +50,7 @@ class Factors:
 
     Attributes:
         layout: How the arms stand to each other.
-        factors: In the order of the study file; of a drawn design, its axes.
+        factors: In the order in which arms name their keys, which the ledger sorts; of a drawn design, its axes.
         points: Arm to its value of each key; arms that are no part of the design are not in it.
         notes: What was left out or put together, and why, in sentences.
     """
@@ -67,8 +67,9 @@ def factors_of(record: StudyRecord) -> Factors:
     notes = [] if len(arms) == len(record.arms) else ["Derived arms are left out: their replicates are groups of other arms' replicates."]
     counts = Counter(key for arm in arms for key in arm.overrides)
     most = max(counts.values(), default=0)
-    inside = [arm for arm in arms if all(key in arm.overrides for key, count in counts.items() if count == most)]
-    outside = [arm.name for arm in arms if arm not in inside]
+    everywhere = {key for key, count in counts.items() if count == most}
+    inside = [arm for arm in arms if everywhere <= arm.overrides.keys()]
+    outside = [arm.name for arm in arms if not everywhere <= arm.overrides.keys()]
     few = len(outside) <= max(1, len(arms) // 5)
     design = (_drawn(record, inside) or _crossed(record, inside)) if few else None
     if design is None:

@@ -109,7 +109,7 @@ def kendall_tau(first: Floats, second: Floats) -> float:
     0.0
     """
     ours, theirs = (np.sign(values[:, None] - values[None, :]).astype(np.int8) for values in (first, second))
-    pairs = math.sqrt(np.count_nonzero(ours)) * math.sqrt(np.count_nonzero(theirs))
+    pairs = math.sqrt(np.count_nonzero(ours) * np.count_nonzero(theirs))
     return float((ours * theirs).sum(dtype=np.int64)) / pairs if pairs else math.nan
 
 
