@@ -19,7 +19,7 @@ from trainers.config import DataConfig
 
 NAME = "formulas"
 PER_CLASS = {"train": 100, "val": 10, "test": 20}
-MOST = {"val": 2000, "test": 5000}  # images of those splits; with more classes, each has fewer
+MOST = {"val": 1000, "test": 2000}  # images of those splits; with more classes, each has fewer
 LIMIT_BYTES = 4 * 2**30  # of all splits together, which are drawn into memory
 
 WHEELS = 3  # that turn each way
