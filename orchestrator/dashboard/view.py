@@ -58,6 +58,7 @@ def storage_of_record(record: StudyRecord, numbers: Numbers, now: datetime.datet
     """
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each view that is made
     storage = optuna.storages.InMemoryStorage()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

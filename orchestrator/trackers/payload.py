@@ -45,7 +45,8 @@ class Payload:
     @property
     def digest(self) -> str:
         """Differs when anything that is shown differs: a trial that was copied, changed and is copied again."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        shown = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # not asdict(), which copies every row
+        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def last_step(self) -> int:
@@ -66,7 +67,6 @@ def payload_of(study: StudyHeader, trial: TrialRecord) -> Payload:
 
 def payload_so_far(study: StudyHeader, trial: TrialRecord) -> Payload:
     """The copy of a trial as it stands, finished or not."""
-    rungs = {rung.step: rung.metrics for rung in sorted(trial.rungs, key=lambda rung: rung.step)}
     return Payload(
         key=trial.key,
         name=f"{trial.arm} {_LETTER[trial.phase]}{trial.index}",
@@ -74,10 +74,16 @@ def payload_so_far(study: StudyHeader, trial: TrialRecord) -> Payload:
         job_type=trial.arm,
         tags=tuple(tag for tag in (study.profile, trial.phase.value, _tag(trial.state)) if tag),
         config={**trial.config, **_beside(trial.config, _identity(study, trial))},
-        rows=tuple((step, {**metrics, STEP: step}) for step, metrics in rungs.items()),
+        rows=rows_from(trial, 0),
         summary={**trial.cost, **trial.metrics, **_ending(trial)},
         exit_code=1 if trial.state is TrialState.FAILED else 0,
     )
+
+
+def rows_from(trial: TrialRecord, first: int) -> tuple[tuple[int, Mapping[str, float]], ...]:
+    """What a trial reported at step `first` and later, as `Payload.rows`."""
+    rungs = {rung.step: rung.metrics for rung in sorted(trial.rungs, key=lambda rung: rung.step) if rung.step >= first}
+    return tuple((step, {**metrics, STEP: step}) for step, metrics in rungs.items())
 
 
 def finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from orchestrator.records import StudyRecord, TrialRecord
 from orchestrator.trackers.base import StudyHeader
 from orchestrator.trackers.mode import WandbMode
-from orchestrator.trackers.payload import Payload, payload_of, payload_so_far
+from orchestrator.trackers.payload import Payload, payload_of, payload_so_far, rows_from
 from orchestrator.trackers.published import Copies, Place
 from orchestrator.trackers.wandb_file import read_run
 from orchestrator.trackers.wandb_library import STRIPPED, Library
@@ -108,14 +108,14 @@ class WandbTracker:
 
     def follow(self, trial: TrialRecord) -> None:
         """Copies what a trial that still trains has reported so far. Online only: a file of half a run could not be gone on with."""
-        payload = payload_so_far(self._opened(), trial)
-        copies = self._ready()
-        if not self.is_online or copies is None or (payload.key not in self._live and len(self._live) >= MOST_LIVE):
+        study, copies = self._opened(), self._ready()
+        if not self.is_online or copies is None or (trial.key not in self._live and len(self._live) >= MOST_LIVE):
             return
         try:
-            run = self._live.get(payload.key) or self._begin(payload, copies)
-            self._live[payload.key] = run
-            run.fill(payload)
+            if trial.key not in self._live:
+                self._live[trial.key] = self._begin(payload_so_far(study, trial), copies)
+            run = self._live[trial.key]
+            run.fill(rows_from(trial, run.next_step))
         except Exception as error:
             self._go_offline(f"cannot be reached ({one_line(error)})")
 

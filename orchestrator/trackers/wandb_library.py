@@ -48,6 +48,9 @@ LEAN: dict[str, Any] = {
     "x_file_stream_transmit_interval": 5.0,  # seconds between two uploads of a live run; 15 otherwise
 }
 
+# The ledger has what a run on the server holds: no file of it is kept here beside.
+UNKEPT: dict[str, Any] = {"x_skip_transaction_log": True}
+
 
 class Library:
     """The package, and the process of its own that it works with."""
@@ -105,7 +108,7 @@ class Library:
             config=config(payload),
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(**self._known({**LEAN, **self._timeouts, **({"sweep_id": sweep} if sweep else {})})),
+            settings=wandb.Settings(**self._settings(mode, sweep)),
         )
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
@@ -117,9 +120,11 @@ class Library:
         if wandb is not None:
             wandb.teardown(exit_code=0)
 
-    def _known(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The settings that the installed version has; the `x_` ones come and go."""
-        return {name: value for name, value in settings.items() if name in self.package.Settings.model_fields}
+    def _settings(self, mode: WandbMode, sweep: str) -> dict[str, Any]:
+        """Those that the installed version has; the `x_` ones come and go."""
+        wanted = {**LEAN, **self._timeouts, **(UNKEPT if mode is WandbMode.ONLINE else {}), **({"sweep_id": sweep} if sweep else {})}
+        known = self.package.Settings.model_fields
+        return {name: value for name, value in wanted.items() if name in known}
 
 
 def tags(payload: Payload) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.trackers.payload import Payload
@@ -32,9 +33,9 @@ class OpenRun:
         then = self._started_as
         return (then.name, then.group, then.job_type) == (payload.name, payload.group, payload.job_type)
 
-    def fill(self, payload: Payload) -> None:
+    def fill(self, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Logs the rows that it lacks. Steps are explicit, and a row is closed at once: what is logged is what a kill leaves."""
-        for step, row in payload.rows:
+        for step, row in rows:
             if step >= self._next:
                 self._run.log(dict(row), step=step, commit=True)
                 self._next = step + 1
@@ -42,7 +43,7 @@ class OpenRun:
     def finish(self, payload: Payload) -> str:
         """Fills it and ends it; why the server did not take all of it, or empty."""
         try:
-            self.fill(payload)
+            self.fill(payload.rows)
             if payload != self._started_as:
                 self._run.config.update(config(payload), allow_val_change=True)
                 self._run.tags = tuple(tags(payload))
