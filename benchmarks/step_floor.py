@@ -67,7 +67,7 @@ def inputs(config: VisionConfig) -> tuple[Any, Any, TrainData]:
     numbers = jax.device_put(traced_numbers(flatten(config)))
     train = load(config.data)["train"]
     state = jax.jit(Program(config).init)(root_key(0), numbers)
-    return state, numbers, TrainData(jnp.asarray(train.images), jnp.asarray(train.labels))
+    return state, numbers, jax.device_put(TrainData(*train.gather(np.arange(train.shape[0]))))
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from orchestrator.contract import DataError, FlatConfig, build, content_key, write_row
 from trainers import corruptions, fewshot, ood, predictions
 from trainers.config import DataConfig, VisionConfig
-from trainers.data import Split, beside
+from trainers.data import Examples, Split, beside, load
 from trainers.evaluate import EvalSplit
 from trainers.geometry import predictions as predicted_members
 from trainers.geometry import sparse_blocks
@@ -155,7 +156,12 @@ class Corrupted(Sequence[jax.Array]):
         return len(self.split.batches)
 
     def __getitem__(self, index: Any) -> Any:
-        batch = self.split.batches[index]
+        return self._changed(index, self.split.batches[index])
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return itertools.starmap(self._changed, enumerate(self.split.batches))
+
+    def _changed(self, index: int, batch: jax.Array) -> jax.Array:
         rows = (index * len(batch) + np.arange(len(batch))) % len(self.split.labels)
         return corruptions.corrupted(batch, self.kind, self.severity, rows.astype(np.int32))
 
@@ -174,20 +180,14 @@ def _against(name: str, pack: Pack, config: VisionConfig, found: Mapping[int, Fo
 
 
 @functools.lru_cache(maxsize=8)
-def _other_split(name: str, data: DataConfig) -> Split:
-    if name != beside.INVERTED:
-        images = beside.other_images(name, data, np.empty(0, np.uint8))
-    else:
-        from trainers.data import load
-
-        images = beside.other_images(name, data, load(data)["test"].images)
-    return Split(images, np.zeros(len(images), np.int32))
+def _other_split(name: str, data: DataConfig) -> Examples:
+    return beside.inverted(load(data)["test"]) if name == beside.INVERTED else beside.other(name, data)
 
 
-def _cut(split: Split, like: EvalSplit, *, scored: bool) -> EvalSplit:
-    """A split in batches of the size of another one's."""
-    batch = len(like.batches[0])
-    return dataclasses.replace(EvalSplit.cut(split, batch, is_fed=not isinstance(like.batches, tuple)), is_scored=scored)
+def _cut(split: Examples, like: EvalSplit, *, scored: bool) -> EvalSplit:
+    """A split in batches of the size of another one's; on the device where that one is and it is at hand."""
+    is_fed = not isinstance(like.batches, tuple) or not isinstance(split, Split)
+    return EvalSplit.cut(split, like.batch.shape[0], is_fed=is_fed, is_scored=scored)
 
 
 def _loads(pack: Pack, lanes: Mapping[int, FlatConfig], found: Mapping[int, Found]) -> None:
@@ -207,7 +207,7 @@ def _few_shot(pack: Pack, lanes: Mapping[int, FlatConfig], config: VisionConfig,
         features: dict[int, list[np.ndarray]] = {place: [] for place in found}
         for split in task:
             for place, (_, some) in _observed(pack, lanes, _cut(split, pack.measured["test"], scored=False)):
-                features[place].append(some[: len(split.labels)])
+                features[place].append(some[: split.shape[0]])
         for place, (train, test) in features.items():
             labelled = (train, task[0].labels), (test, task[1].labels)
             tables[place][name.replace("/", "-").partition(":")[0]] = fewshot.table(*labelled, draws=config.eval.few_shot_draws)
@@ -216,7 +216,7 @@ def _few_shot(pack: Pack, lanes: Mapping[int, FlatConfig], config: VisionConfig,
 
 
 @functools.lru_cache(maxsize=16)
-def _task(name: str, data: DataConfig) -> tuple[Split, Split]:
+def _task(name: str, data: DataConfig) -> tuple[Examples, Examples]:
     return beside.few_shot_split(name, "train", data), beside.few_shot_split(name, "test", data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 
@@ -54,8 +55,12 @@ def probe(flat: FlatConfig, *, program: str, width: int) -> Iterator[Probe]:
 
 def measure(flat: FlatConfig, sign: str, packing: Packing) -> Probe:
     """Compiles a way to run lanes, fills its places, and times training steps and evaluations."""
-    pack = make_pack(flat, sign, packing)
-    config = build(VisionConfig, flat)
+    with contextlib.closing(make_pack(flat, sign, packing)) as pack:
+        return _measured(pack, build(VisionConfig, flat), flat, sign)
+
+
+def _measured(pack: Pack, config: VisionConfig, flat: FlatConfig, sign: str) -> Probe:
+    packing = pack.packing
     places = range(packing.width)
     entering = -time.monotonic()
     for place in places:

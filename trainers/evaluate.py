@@ -6,7 +6,8 @@ The last batch of a split is filled up with images from its start, behind its ow
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from trainers import metrics
-from trainers.data import Split
+from trainers.data import Examples
 from trainers.step import Program, Traced
 
 LARGEST_BATCH = 512
@@ -28,40 +29,55 @@ class EvalSplit:
 
     Attributes:
         batches: Stored images, each [image, row, column, channel], wrapped around at the end.
+        batch: Shape and type of each.
         labels: Classes, [image], not wrapped.
         is_scored: Its labels are those of the model's classes; else only what is said of its images counts.
     """
 
     batches: Sequence[jax.Array]
+    batch: jax.ShapeDtypeStruct
     labels: jax.Array
     is_scored: bool = True
 
     @classmethod
-    def cut(cls, split: Split, batch: int, *, is_fed: bool = False) -> EvalSplit:
-        """The split in batches of `batch` images; with `is_fed` each is put on the device whenever it is asked for."""
-        n_images = len(split.labels)
+    def cut(cls, split: Examples, batch: int, *, is_fed: bool = False, is_scored: bool = True) -> EvalSplit:
+        """The split in batches of `batch` images; with `is_fed` each is put on the device whenever it is asked for.
+
+        Where nothing is scored no labels are read, and all are 0.
+        """
+        n_images = split.shape[0]
         rows = np.arange(-(-n_images // batch) * batch).reshape(-1, batch) % n_images
-        batches = FedBatches(split.images, rows)
-        return cls(batches if is_fed else tuple(batches), jax.device_put(split.labels))
+        batches = FedBatches(split, rows)
+        labels = split.labels if is_scored else np.zeros(n_images, np.int32)
+        shape = jax.ShapeDtypeStruct((batch, *split.shape[1:]), np.uint8)
+        return cls(batches if is_fed else tuple(batches), shape, jax.device_put(labels), is_scored)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FedBatches(Sequence[jax.Array]):
-    """Batches of images that stay on the host.
+    """Batches of images that stay on the host. Asked for one after another, the next is gathered while one is looked at.
 
     Attributes:
-        images: [image, row, column, channel].
+        examples: Whose images they are.
         rows: Which of them are in each batch, [batch, image].
     """
 
-    images: np.ndarray
+    examples: Examples
     rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return jax.device_put(np.asarray(self.images[self.rows[index]]))
+        return jax.device_put(self.examples.gather(self.rows[index]).images)
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+            ahead = thread.submit(self.__getitem__, 0)
+            for index in range(1, len(self.rows)):
+                batch, ahead = ahead.result(), thread.submit(self.__getitem__, index)
+                yield batch
+            yield ahead.result()
 
 
 def batch_size(configured: int, n_val: int) -> int:

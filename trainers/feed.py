@@ -1,4 +1,4 @@
-"""Training batches from a set that stays on the host, gathered while the device trains on the ones before.
+"""Training batches from a set that stays on the host or on its disk, gathered while the device trains on the ones before.
 
 Which images a step sees is computed by the same function as on the device, so a lane that is fed and one whose data are
 resident end with the same bits (tests/trainers/test_feed.py). Batches come in aligned blocks of steps, so that a chunk may
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from trainers.data.examples import Examples, n_bytes
 from trainers.step import TrainData, epoch_order, places_in_epoch
 
 BLOCK_BYTES = 32 * 2**20  # of one block; two of them are held for each seed: the one in use and the next
@@ -39,21 +41,21 @@ class Ahead(NamedTuple):
 
 
 class Feed:
-    """Blocks of batches of one training set, for the lanes of one pack.
+    """Blocks of batches of one training set, for the lanes of one pack. Close it when they are done.
 
     Args:
-        data: The training set on the host; its images may be mapped from a file.
+        data: The training set, which is not on the device.
         batch: Images a step.
         lanes: Lanes with seeds of their own that are fed at once.
         steps: Steps of a block; None takes as many as `BLOCK_BYTES` hold.
     """
 
-    def __init__(self, data: TrainData, batch: int, *, lanes: int, steps: int | None = None) -> None:
+    def __init__(self, data: Examples, batch: int, *, lanes: int, steps: int | None = None) -> None:
         self._data, self._batch = data, batch
         self.steps = steps or block_steps(data, batch)
         self._most = 2 * lanes
         self._blocks: collections.OrderedDict[_Wanted, Future[TrainData]] = collections.OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._threads, self._closed = ThreadPoolExecutor(data.at_once, thread_name_prefix="feed"), threading.Event()
         self._order = functools.lru_cache(maxsize=lanes + 1)(self._order_of)
 
     def portions(self, lanes: Mapping[int, Ahead], *, together: bool) -> Iterator[tuple[dict[int, int], dict[int, TrainData]]]:
@@ -79,41 +81,47 @@ class Feed:
         self._asked(key, number + 1)
         return found.result()
 
+    def close(self) -> None:
+        """Gathers no more; what is being gathered is given up. The process can end as soon as it likes."""
+        self._closed.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._blocks.clear()
+
     def _asked(self, key: np.ndarray, number: int) -> Future[TrainData]:
         wanted = (key.tobytes(), number)
         if wanted not in self._blocks:
             while len(self._blocks) >= self._most:
                 self._blocks.popitem(last=False)[1].cancel()
-            self._blocks[wanted] = self._thread.submit(self._gathered, *wanted)
+            self._blocks[wanted] = self._threads.submit(self._gathered, *wanted)
         self._blocks.move_to_end(wanted)
         return self._blocks[wanted]
 
     def _gathered(self, key: bytes, number: int) -> TrainData:
-        n_images = len(self._data.labels)
+        n_images = self._data.shape[0]
         per_epoch = max(n_images // self._batch, 1)
         rows = np.empty((self.steps, self._batch), np.int32)
         for index in range(self.steps):
             epoch, place = divmod(number * self.steps + index, per_epoch)
             rows[index] = self._order(key, epoch)[places_in_epoch(place, self._batch, n_images)]
-        return jax.device_put(TrainData(*(np.asarray(column[rows]) for column in self._data)))
+        return jax.device_put(TrainData(*self._data.gather(rows, self._closed)))
 
     def _order_of(self, key: bytes, epoch: int) -> np.ndarray:
         root, epoch_number = jax.device_put((np.frombuffer(key, np.uint32), np.int32(epoch)))
-        return np.asarray(jax.device_get(_compiled_order(root, epoch_number, len(self._data.labels))))
+        return np.asarray(jax.device_get(_compiled_order(root, epoch_number, self._data.shape[0])))
 
     def _to_the_end(self, step: int) -> int:
         return self.steps - step % self.steps
 
 
-def block_steps(data: TrainData, batch: int) -> int:
+def block_steps(data: Examples, batch: int) -> int:
     """Steps of a block of this training set."""
-    bytes_a_step = batch * int(np.prod(data.images.shape[1:])) * data.images.dtype.itemsize
-    return max(1, min(MOST_STEPS, BLOCK_BYTES // bytes_a_step))
+    return max(1, min(MOST_STEPS, BLOCK_BYTES // n_bytes((batch, *data.shape[1:]))))
 
 
-def block_shape(data: TrainData, batch: int, steps: int) -> TrainData:
+def block_shape(data: Examples, batch: int, steps: int) -> TrainData:
     """Shapes and types of a block, [step, image, …]."""
-    return TrainData(*(jax.ShapeDtypeStruct((steps, batch, *column.shape[1:]), column.dtype) for column in data))
+    images = jax.ShapeDtypeStruct((steps, batch, *data.shape[1:]), np.uint8)
+    return TrainData(images, jax.ShapeDtypeStruct((steps, batch), np.int32))
 
 
 @functools.partial(jax.jit, static_argnums=2)

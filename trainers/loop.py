@@ -99,13 +99,16 @@ class _Loop:
         """Trains these lanes and all that follow them, until none is left or the host is stopping."""
         self._account.compiled()
         waiting = collections.deque(lanes)
-        while True:
-            self._seat(waiting, any_way=any_way)
-            if not self._seats or self._host.stopping:
-                break
-            self._advance()
-            self._arrive()
-        self._save(self._seats)
+        try:
+            while True:
+                self._seat(waiting, any_way=any_way)
+                if not self._seats or self._host.stopping:
+                    break
+                self._advance()
+                self._arrive()
+            self._save(self._seats)
+        finally:
+            self._pack.close()
         self._account.close(self._host, self._pack)
 
     def _seat(self, waiting: collections.deque[Lane], *, any_way: bool) -> None:
@@ -159,6 +162,7 @@ class _Loop:
     def _move_to(self, packing: Packing) -> None:
         states, seats = self._pack.states(list(self._seats)), list(self._seats.items())
         config = seats[0][1].lane.config
+        self._pack.close()
         self._pack = make_pack(config, signature(config, self._program), packing)
         self._account.moved(packing)
         self._seats, self._lane_step_s = {}, None

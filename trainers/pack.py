@@ -38,8 +38,13 @@ class Pack(abc.ABC):
         config = build(VisionConfig, flat)
         self.packing, self.width, self.programs = packing, packing.width, programs
         self._data = data_of(config.data, config.eval)
-        self._feed = Feed(self._data.train, config.train.batch_size, lanes=self.width) if self._data.is_fed else None
+        self._feed = None if self._data.fed is None else Feed(self._data.fed, config.train.batch_size, lanes=self.width)
         self._at: dict[int, tuple[np.ndarray, int]] = {}
+
+    def close(self) -> None:
+        """No lane is advanced any more, and nothing is read for any."""
+        if self._feed is not None:
+            self._feed.close()
 
     @property
     def memory_bytes(self) -> int:
@@ -109,6 +114,7 @@ class Pack(abc.ABC):
     def _portions(self, n_steps: Mapping[int, int]) -> Iterator[tuple[Mapping[int, int], Mapping[int, TrainData]]]:
         """The chunk in parts, each with the data of every lane: one part where these are resident."""
         if self._feed is None:
+            assert self._data.train is not None, "a set that is not fed is there"
             yield n_steps, dict.fromkeys(n_steps, self._data.train)
         else:
             ahead = {place: Ahead(*self._at[place], n) for place, n in n_steps.items()}
@@ -157,11 +163,12 @@ class Separate(Pack):
 
     def _predicted(self, batches: Sequence[jax.Array], places: Sequence[int]) -> Sequence[tuple[list[jax.Array], Mapping[int, int]]]:
         yes = jax.device_put(np.bool_(True))
-        predicted = []
-        for place in places:
-            numbers, state = self._lanes[place]
-            predicted.append(([self.programs.logits(state.params, numbers, yes, batch)[None] for batch in batches], {place: 0}))
-        return predicted
+        predicted: dict[int, list[jax.Array]] = {place: [] for place in places}
+        for batch in batches:  # each once: one that is not on the device may have to be decoded
+            for place, logits in predicted.items():
+                numbers, state = self._lanes[place]
+                logits.append(self.programs.logits(state.params, numbers, yes, batch)[None])
+        return [(logits, {place: 0}) for place, logits in predicted.items()]
 
 
 class Stacked(Pack):
@@ -177,7 +184,7 @@ class Stacked(Pack):
         counts = np.zeros(self.width, np.int32)
         for place, n in n_steps.items():
             counts[place] = n
-        some = next(iter(data.values()), self._data.train)
+        some = next(iter(data.values()))
         if self._feed is not None:  # a place that does nothing has any block
             some = jax.tree.map(lambda *blocks: jnp.stack(blocks), *(data.get(place, some) for place in range(self.width)))
         self._states = self.programs.chunk(self._states, self._traced(), jax.device_put(counts), some)

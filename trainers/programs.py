@@ -21,7 +21,8 @@ import numpy as np
 from orchestrator.contract import FlatConfig, build, signature_of
 from trainers import aot, evaluate
 from trainers.config import DataConfig, EvalConfig, VisionConfig
-from trainers.data import Split, load
+from trainers.data import Examples, Split, load
+from trainers.data.examples import n_bytes
 from trainers.feed import block_shape, block_steps
 from trainers.packing import Packing, Strategy, free_memory
 from trainers.step import LaneState, Program, TrainData, root_key, traced_numbers
@@ -37,13 +38,13 @@ class SignatureData:
     """The data of a signature.
 
     Attributes:
-        train: What is trained on: on the device, or on the host where it is too large for that.
-        is_fed: It is on the host, and blocks of it are put on the device while the lanes train.
+        train: What is trained on, where it is on the device.
+        fed: What is trained on, where it is not, and blocks of it are put there while the lanes train.
         measured: Each split that is measured on, by name.
     """
 
-    train: TrainData
-    is_fed: bool
+    train: TrainData | None
+    fed: Examples | None
     measured: Mapping[str, evaluate.EvalSplit]
 
 
@@ -51,18 +52,20 @@ class SignatureData:
 def data_of(data: DataConfig, config: EvalConfig) -> SignatureData:
     """Reads a dataset and puts on the device what fits there, once for all packs that follow one another."""
     splits = load(data)
-    batch = evaluate.batch_size(config.batch_size, len(splits["val"].labels))
-    left_out = {"train"} if config.corrupted else {"train", "corrupted"}
-    wanted = {name: split for name, split in splits.items() if name == "train" or name not in left_out}
-    is_fed = {name: _is_fed(split) for name, split in wanted.items()}
-    measured = {name: evaluate.EvalSplit.cut(split, batch, is_fed=is_fed[name]) for name, split in wanted.items() if name != "train"}
-    train = TrainData(*wanted["train"])
-    return SignatureData(train=train if is_fed["train"] else jax.device_put(train), is_fed=is_fed["train"], measured=measured)
+    train = splits.pop("train")
+    batch = evaluate.batch_size(config.batch_size, splits["val"].shape[0])
+    wanted = {name: split for name, split in splits.items() if name != "corrupted" or config.corrupted}
+    measured = {name: evaluate.EvalSplit.cut(split, batch, is_fed=_on_device(split) is None) for name, split in wanted.items()}
+    held = _on_device(train)
+    return SignatureData(
+        train=None if held is None else jax.device_put(TrainData(*held)), fed=train if held is None else None, measured=measured
+    )
 
 
-def _is_fed(split: Split) -> bool:
-    """A split stays on the host: it is mapped from a file, or would take too much of the device's memory."""
-    return isinstance(split.images, np.memmap) or split.images.nbytes > RESIDENT_SHARE * free_memory()
+def _on_device(split: Examples) -> Split | None:
+    """A split whose arrays fit on the device; None of one that is mapped, streamed, or would take too much of its memory."""
+    is_array = isinstance(split, Split) and not isinstance(split.images, np.memmap)
+    return split if is_array and n_bytes(split.shape) <= RESIDENT_SHARE * free_memory() else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +128,11 @@ class Programs:
             states, stack = stacked_shapes(template, packing.width), stacked_shapes(numbers, packing.width)
             counts, active = np.zeros(packing.width, np.int32), np.zeros(packing.width, bool)
         train, advance = data.train, chunk
-        if data.is_fed:
-            block = block_shape(data.train, config.train.batch_size, block_steps(data.train, config.train.batch_size))
+        if data.fed is not None:
+            block = block_shape(data.fed, config.train.batch_size, block_steps(data.fed, config.train.batch_size))
             train, advance = block if is_solo else stacked_shapes(block, packing.width), chunk_fed
         splits = list(data.measured.values())
-        predict = (states.params, stack, active, splits[0].batches[0])
+        predict = (states.params, stack, active, splits[0].batch)
         with ThreadPoolExecutor() as threads:
             jobs = {
                 "chunk": threads.submit(compiled, advance.__name__, advance, states, stack, counts, train, donate=0),

@@ -31,10 +31,11 @@ class Loop:
         config = build(VisionConfig, flat)
         program = Program(config)
         splits = load(config.data)
-        batch = evaluate.batch_size(config.eval.batch_size, len(splits["val"].labels))
-        self._train = (jnp.asarray(splits["train"].images), jnp.asarray(splits["train"].labels))
+        batch = evaluate.batch_size(config.eval.batch_size, splits["val"].shape[0])
+        self._n_images = splits["train"].shape[0]
+        self._train = jax.device_put(tuple(splits["train"].gather(np.arange(self._n_images))))
         self._measured = {name: evaluate.EvalSplit.cut(splits[name], batch) for name in ("val", "test")}
-        self._batch, self._n_images = config.train.batch_size, len(splits["train"].labels)
+        self._batch = config.train.batch_size
 
         def order(key: jax.Array, epoch: jax.Array) -> jax.Array:
             return epoch_order(jax.random.wrap_key_data(key), epoch, self._n_images)

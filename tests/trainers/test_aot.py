@@ -338,7 +338,7 @@ print(json.dumps({
 """
 
 # Those that write reports, ask for samples or launch, and those that would take a worker seconds to import.
-NOT_A_WORKERS = {"tensorflow", "sklearn", "pandas", "optuna", "wandb", "xmanager", "altair", "torch", "matplotlib", "alembic"}
+NOT_A_WORKERS = {"tensorflow", "sklearn", "pandas", "optuna", "wandb", "xmanager", "altair", "torch", "matplotlib", "alembic", "grain"}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from orchestrator.contract import DataError, flatten
 from trainers.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, VisionConfig
-from trainers.data import beside, generated, load
+from trainers.data import Split, beside, generated, load
 from trainers.data.catalog import KNOWN, lookup
 from trainers.vision import Vision
 
@@ -56,9 +56,9 @@ def root(shades: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
 @pytest.mark.usefixtures("root")
 def test_any_prepared_dataset_serves_in_the_size_and_channels_of_the_learned_one() -> None:
     assert beside.problem(DIGITS, EvalConfig(ood=("shades",), few_shot=("shades",))) is None
-    found = beside.other_images("shades", DIGITS, np.empty(0, np.uint8))
+    found = beside.other("shades", DIGITS)
     assert found.shape == (6, 8, 8, 1)
-    np.testing.assert_array_equal(found[:, 0, 0, 0], np.rint(np.arange(6) * (0.299 + 2 * 0.587 + 3 * 0.114)))
+    np.testing.assert_array_equal(found.gather(np.arange(6)).images[:, 0, 0, 0], np.rint(np.arange(6) * (0.299 + 2 * 0.587 + 3 * 0.114)))
     train = beside.few_shot_split("shades", "train", DIGITS)
     assert train.labels.tolist() == [row % 20 for row in range(40)]  # all of it, validation images too
 
@@ -66,8 +66,9 @@ def test_any_prepared_dataset_serves_in_the_size_and_channels_of_the_learned_one
 @pytest.mark.usefixtures("root")
 def test_grey_images_are_repeated_for_a_model_of_colours() -> None:
     digits = beside.read("digits", "test", DataConfig(image_size=12, channels=3))
-    assert digits.images.shape == (900, 12, 12, 3)
-    np.testing.assert_array_equal(digits.images[..., 0], digits.images[..., 2])
+    assert digits.shape == (900, 12, 12, 3)
+    images = digits.gather(np.arange(900)).images
+    np.testing.assert_array_equal(images[..., 0], images[..., 2])
 
 
 @pytest.mark.parametrize("name", sorted(generated.OTHER))
@@ -93,7 +94,8 @@ def test_gratings_have_eight_classes_that_can_be_told_apart() -> None:
 
 def test_inverted_images_are_those_of_the_test_split() -> None:
     images = np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1)
-    np.testing.assert_array_equal(beside.other_images("inverted", DIGITS, images), 255 - images)
+    turned = beside.inverted(Split(images, np.zeros(1, np.int32)))
+    np.testing.assert_array_equal(turned.gather(np.arange(1)).images, 255 - images)
 
 
 @pytest.mark.usefixtures("root")

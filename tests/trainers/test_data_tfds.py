@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,7 +98,7 @@ def test_a_prepared_dataset_has_no_problem_and_is_left_as_it_is() -> None:
         ({"channels": 1}, "data.channels does not fit dataset 'tiny_shapes'", "3"),
         ({"dataset": "tiny_shape"}, "dataset 'tiny_shape' is not prepared", "array_record"),
         ({"dataset": "tiny_shapes:9.9.9"}, "dataset 'tiny_shapes:9.9.9' is not prepared", "array_record"),
-        ({"image_size": 3_000_000}, "dataset 'tiny_shapes' at 3000000 px fits neither in memory nor on the disk", "at most 16 GiB"),
+        ({"image_size": 3_000_000}, "an image of dataset 'tiny_shapes' does not fit here", "GiB of memory for all of them"),
     ],
 )
 def test_a_config_that_does_not_fit_a_prepared_dataset_is_refused_at_plan_time(change: dict[str, Any], what: str, expected: str) -> None:
@@ -119,22 +118,10 @@ def test_a_misspelt_dataset_names_the_prepared_one() -> None:
     assert problem.fix == "set data.dataset to 'tiny_shapes'"
 
 
-@pytest.mark.usefixtures("tiny")
-def test_what_does_not_fit_in_memory_needs_room_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DataConfig(dataset="tiny_shapes", classes=3, channels=3, image_size=15_000)
-    monkeypatch.setattr(readable.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10 * 2**30))
-    problem = data_problem(config)
-    assert problem is not None
-    assert "27 images, 17 GiB to write, 10 GiB free" in problem.found
-    assert data_problem(dataclasses.replace(config, train_examples=5)) is None, "fewer images fit in memory"
-    monkeypatch.setattr(readable.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=20 * 2**30))
-    assert data_problem(config) is None
-
-
 def test_images_mapped_from_a_file_are_those_read_into_memory(tiny: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(TINY, train_examples=11)
     expected = load(config)
-    monkeypatch.setattr(readable, "LIMIT_BYTES", 0)
+    monkeypatch.setenv("TESSERA_INPUT", "mapped")
     with monkeypatch.context() as patch:
         patch.setattr(mapped, "write_whole", _raise_full)  # the images are written, and then the disk is full
         with pytest.raises(DataError, match=f"cannot be kept in {tiny / 'mapped'}"):
@@ -162,7 +149,7 @@ def test_a_mapped_split_that_lost_bytes_is_written_again(
     own_tiny: pathlib.Path, monkeypatch: pytest.MonkeyPatch, kind: str, damage: Callable[[pathlib.Path], None]
 ) -> None:
     expected = load(TINY)
-    monkeypatch.setattr(readable, "LIMIT_BYTES", 0)
+    monkeypatch.setenv("TESSERA_INPUT", "mapped")
     load(TINY)
     for path in (own_tiny / "mapped").glob(f"*-{kind}.[ns]*"):  # not the lock
         if damage is not disks.flip or kind == "labels":  # a pixel is not looked at
@@ -222,7 +209,7 @@ def test_a_damaged_description_is_a_problem_and_no_traceback(root: pathlib.Path)
 
 def test_encoded_images_need_a_decoder(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _describe(root, "shapes", {}, encoded=True)
-    monkeypatch.setattr(readable, "is_installed", {"PIL": False, "cv2": False}.__getitem__)
+    monkeypatch.setattr(readable, "is_installed", {"PIL": False}.__getitem__)
     problem = data_problem(DataConfig(dataset="shapes", classes=3, channels=3))
     assert problem is not None
     assert problem.fix == "pip install pillow"

@@ -6,6 +6,7 @@ import functools
 import itertools
 import pathlib
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from trainers import loop
 from trainers import programs as programs_module
 from trainers.checkpoint import content_hash, load
 from trainers.config import VisionConfig
+from trainers.data import Split
+from trainers.data.streamed import Streamed
 from trainers.feed import Ahead, Feed, block_shape, block_steps
 from trainers.packing import Packing, Strategy
 from trainers.restore import named_arrays
@@ -34,9 +37,13 @@ NUMBERS = traced_numbers(FLAT)
 KEY = root_key(7)
 
 
-def host_data(n_images: int = N_IMAGES) -> TrainData:
+def host_data(n_images: int = N_IMAGES) -> Split:
     images = np.random.default_rng(0).integers(0, 256, (n_images, 8, 8, 1), np.uint8)
-    return TrainData(images, np.arange(n_images, dtype=np.int32) % 10)
+    return Split(images, np.arange(n_images, dtype=np.int32) % 10)
+
+
+def resident_data() -> TrainData:
+    return TrainData(*host_data())
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -51,7 +58,7 @@ def programs() -> dict[str, Any]:
     state = jax.eval_shape(program.init, KEY, NUMBERS)
     return {
         "init": jax.jit(program.init, compiler_options={"xla_backend_optimization_level": 0}),
-        "resident": jax.jit(program.chunk).lower(state, NUMBERS, np.int32(0), data).compile(),
+        "resident": jax.jit(program.chunk).lower(state, NUMBERS, np.int32(0), resident_data()).compile(),
         "fed": jax.jit(program.chunk_fed).lower(state, NUMBERS, np.int32(0), block_shape(data, BATCH, BLOCK)).compile(),
     }
 
@@ -63,7 +70,7 @@ def start(programs: dict[str, Any]) -> LaneState:
 
 @pytest.fixture(scope="module")
 def expected(programs: dict[str, Any], start: LaneState) -> str:
-    return hash_of(programs["resident"](start, NUMBERS, np.int32(STEPS), host_data()))
+    return hash_of(programs["resident"](start, NUMBERS, np.int32(STEPS), resident_data()))
 
 
 def hash_of(state: LaneState) -> str:
@@ -99,14 +106,14 @@ def test_a_fed_lane_goes_on_from_a_checkpoint_with_a_new_feed(
 
 
 def test_a_lane_may_change_between_fed_and_resident_data(programs: dict[str, Any], start: LaneState, expected: str) -> None:
-    state = programs["resident"](start, NUMBERS, np.int32(7), host_data())
+    state = programs["resident"](start, NUMBERS, np.int32(7), resident_data())
     assert hash_of(fed(programs, Feed(host_data(), BATCH, lanes=1, steps=BLOCK), state, STEPS - 7)) == expected
 
 
 @settings(max_examples=30, deadline=None)
 @given(n_images=st.sampled_from([1, 5, 20]), batch=st.integers(1, 12), steps=st.integers(1, 9), step=st.integers(0, 60))
 def test_a_block_holds_the_images_that_the_order_of_its_epochs_names(n_images: int, batch: int, steps: int, step: int) -> None:
-    data = TrainData(np.arange(n_images, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(n_images, dtype=np.int32))
+    data = Split(np.arange(n_images, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(n_images, dtype=np.int32))
     block = Feed(data, batch, lanes=1, steps=steps).block(KEY, step)
     epoch, place = divmod(step, max(n_images // batch, 1))
     order = np.asarray(order_of(KEY, epoch, n_images))
@@ -146,16 +153,30 @@ def test_the_next_block_is_gathered_before_it_is_asked_for() -> None:
     feed._blocks[KEY.tobytes(), 1].result(timeout=30)
 
 
+def test_a_closed_feed_gathers_no_more_and_ends_its_threads() -> None:
+    before = set(threading.enumerate())
+    feed = Feed(host_data(), BATCH, lanes=1, steps=BLOCK)
+    feed.block(KEY, 0)
+    threads = set(threading.enumerate()) - before
+    assert threads
+    feed.close()
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        feed.block(KEY, 0)
+
+
 def test_a_block_has_as_many_steps_as_its_bound_holds() -> None:
-    small, large = host_data(), TrainData(np.empty((1, 4096, 4096, 4), np.uint8), np.zeros(1, np.int32))
+    small, large = host_data(), Split(np.empty((1, 4096, 4096, 4), np.uint8), np.zeros(1, np.int32))
     assert block_steps(small, BATCH) == 256
     assert block_steps(large, 1) == 1
-    assert block_steps(TrainData(np.empty((1, 1024, 1024, 1), np.uint8), np.zeros(1, np.int32)), 8) == 4
+    assert block_steps(Split(np.empty((1, 1024, 1024, 1), np.uint8), np.zeros(1, np.int32)), 8) == 4
 
 
 @pytest.mark.parametrize("how", ["resident", "fed"])
 def test_a_chunk_moves_nothing_between_host_and_device(programs: dict[str, Any], start: LaneState, how: str) -> None:
-    data = host_data() if how == "resident" else Feed(host_data(), BATCH, lanes=1, steps=BLOCK).block(KEY, 0)
+    data = resident_data() if how == "resident" else Feed(host_data(), BATCH, lanes=1, steps=BLOCK).block(KEY, 0)
     arguments = jax.device_put((start, NUMBERS, np.int32(4), data))
     with jax.transfer_guard("disallow"):
         after = programs[how](*arguments)
@@ -179,14 +200,15 @@ def test_a_chunk_is_one_program_that_never_calls_the_host(programs: dict[str, An
 OTHERS = ({"optim.learning_rate": 2e-2, "train.steps": 7}, {"model.router_noise": 3.0, "train.steps": 17})
 
 
-@pytest.fixture
-def fed_from_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No split is put on the device as a whole."""
+@pytest.fixture(params=["resident", "streamed"])
+def way(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """No split is put on the device as a whole; images are in memory, or are read again whenever they are needed."""
+    monkeypatch.setenv("TESSERA_INPUT", request.param)
     monkeypatch.setattr(programs_module, "RESIDENT_SHARE", 0.0)
     monkeypatch.setattr(feed_module, "BLOCK_BYTES", BLOCK * BATCH * 8 * 8)
     monkeypatch.setattr(programs_module, "_kept", {})
     programs_module.data_of.cache_clear()
-    yield
+    yield request.param
     programs_module.data_of.cache_clear()
 
 
@@ -212,10 +234,9 @@ def hash_on_disk(ours: Lane) -> str:
     return content_hash(found.arrays)
 
 
-@pytest.mark.usefixtures("fed_from_host")
 @pytest.mark.parametrize("strategy", [Strategy.SOLO, Strategy.MAP])
 def test_a_pack_that_is_fed_gives_its_lanes_the_bits_of_resident_data(
-    tmp_path: pathlib.Path, resident_lane: tuple[str, Any], strategy: Strategy
+    tmp_path: pathlib.Path, resident_lane: tuple[str, Any], strategy: Strategy, way: str
 ) -> None:
     # Stopped in a block, and gone on with beside lanes that enter, leave and change blocks at other steps.
     ours, stopped = trained(tmp_path, Packing(strategy, 2), stop_when=lambda host: host.looks > 4)
@@ -223,7 +244,7 @@ def test_a_pack_that_is_fed_gives_its_lanes_the_bits_of_resident_data(
     assert load(ours.folder, ours.key) is not None
     neighbours = [lane(Vision(), tmp_path, TINY_VISION | overrides, seed=seed) for seed, overrides in zip((11, 3), OTHERS, strict=True)]
     ours, resumed = trained(tmp_path, Packing(strategy, 2), *neighbours)
-    assert programs_module.data_of(*data_key(ours)).is_fed
+    assert isinstance(programs_module.data_of(*data_key(ours)).fed, Streamed if way == "streamed" else Split)
     assert resumed.curve(ours.key) == resident_lane[1]
     assert hash_on_disk(ours) == resident_lane[0]
 

@@ -5,39 +5,28 @@ Importing this package imports neither TFDS nor JAX, so that a study of a thousa
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from orchestrator.contract import DataError, Problem
 from trainers.config import DataConfig
-from trainers.data import formulas, mapped, prepared, readable
+from trainers.data import formulas, mapped, prepared, readable, ways
 from trainers.data.catalog import lookup
+from trainers.data.examples import Examples, Split
+from trainers.data.prepared import Prepared
+from trainers.data.ways import Way
 
-__all__ = ["Split", "data_problem", "load", "prepare"]
+if TYPE_CHECKING:
+    from trainers.data.reading import Reader
 
-
-class Split(NamedTuple):
-    """Examples in the order of the dataset.
-
-    Attributes:
-        images: [image, row, column, channel], 0 to 255, in memory or mapped from a file (`numpy.memmap`);
-            `trainers.augment.to_model_range` maps them to -1..1.
-        labels: Class of each image, [image], from 0.
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int32]
+__all__ = ["Examples", "Split", "data_problem", "kept", "load", "prepare"]
 
 
-def load(config: DataConfig) -> dict[str, Split]:
+def load(config: DataConfig) -> dict[str, Examples]:
     """The splits `train`, `val`, `test` and, where the dataset has one, `corrupted`, resized to `config.image_size`.
 
-    `train` is kept in `config.train_size` where that is set, and is cut to its first `config.train_examples`. Where all splits
-    together take more than `readable.LIMIT_BYTES`, they are decoded into files on the first call, and mapped from these.
+    `train` is kept in `config.train_size` where that is set, and is cut to its first `config.train_examples`. How a split is kept
+    `trainers.data.ways` chooses: files of pixels are written on the first call, and what is streamed is not read at all.
 
     Raises:
         DataError: The dataset is not prepared, does not fit the config, finds no room or cannot be read.
@@ -48,19 +37,31 @@ def load(config: DataConfig) -> dict[str, Split]:
         return {split: Split(*formulas.images(config, split)) for split in formulas.SPLITS}
     dataset, found = lookup(config.dataset), prepared.find(config.dataset)
     assert found is not None, "a dataset without a problem is prepared"
-    from trainers.data.reading import Reader
+    chosen = ways.ways(config, dataset, found)
+    return {
+        name: kept(found, ways.sized(config, name), split, at_most=config.at_most(name), way=chosen[name])
+        for name, split in dataset.splits().items()
+    }
 
-    in_memory, splits = readable.fits_in_memory(config, dataset, found), dict[str, Split]()
-    for name, tfds_split in dataset.splits().items():
-        at_most, sized = config.at_most(name), dataclasses.replace(config, image_size=config.size_of(name))
-        reader = Reader(found, image_size=sized.image_size, channels=config.channels, classes=config.classes)
-        if in_memory:
-            splits[name] = Split(*reader.read(tfds_split, at_most=at_most))
-        else:
-            examples = functools.partial(reader.examples, tfds_split, at_most=at_most)
+
+def kept(found: Prepared, config: DataConfig, tfds_split: str, *, at_most: int = 0, way: Way) -> Examples:
+    """A split of a prepared dataset in the size, channels and classes of a config.
+
+    Raises:
+        DataError: It finds no room, or cannot be read.
+    """
+    reader = _reader(found, config)
+    match way:
+        case Way.RESIDENT:
+            return Split(*reader.read(tfds_split, at_most=at_most))
+        case Way.MAPPED:
+            count = functools.partial(reader.examples, tfds_split, at_most=at_most)
             fill = functools.partial(reader.read_into, tfds_split)
-            splits[name] = Split(*mapped.split(found, sized, tfds_split, at_most=at_most, examples=examples, fill=fill))
-    return splits
+            return Split(*mapped.split(found, config, tfds_split, at_most=at_most, examples=count, fill=fill))
+        case Way.STREAMED:
+            from trainers.data.streamed import Streamed  # imports Grain, which takes a worker a second
+
+            return Streamed(reader, tfds_split, at_most=at_most)
 
 
 def data_problem(config: DataConfig) -> Problem | None:
@@ -86,6 +87,12 @@ def prepare(config: DataConfig) -> None:
 
         download.download(config)
     _raise(data_problem(config))
+
+
+def _reader(found: Prepared, config: DataConfig) -> Reader:
+    from trainers.data.reading import Reader
+
+    return Reader(found, image_size=config.image_size, channels=config.channels, classes=config.classes)
 
 
 def _raise(problem: Problem | None) -> None:

@@ -5,6 +5,7 @@ Any TFDS dataset of images serves, whatever its classes, sizes and channels; set
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy.typing as npt
 
 from orchestrator.contract import DataError, Problem
 from trainers.config import DataConfig, EvalConfig
-from trainers.data import Split, generated, prepare, prepared, readable
+from trainers.data import Examples, Split, generated, kept, prepare, prepared, readable, ways
 from trainers.data.catalog import base_name, lookup
+from trainers.data.examples import Changed, n_bytes
 
 GRATINGS, INVERTED = "gratings", "inverted"
 ANY_CLASSES = 1_000_000
@@ -62,22 +64,25 @@ def prepare_beside(config: EvalConfig) -> None:
         prepare(DataConfig())
 
 
-def other_images(name: str, data: DataConfig, test: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Images of a set that is to be told from the dataset's own, in its size and channels.
+def other(name: str, data: DataConfig) -> Examples:
+    """Images of a set that is to be told from the dataset's own, in its size and channels. Their labels mean nothing.
 
     Args:
-        name: A set from a formula, `inverted` (the test images, black for white), or a TFDS dataset, of which the test split.
+        name: A set from a formula, or a TFDS dataset, of which the test split.
         data: The dataset's own config.
-        test: Its test images.
     """
-    if name == INVERTED:
-        return 255 - np.asarray(test)
     if name in generated.OTHER:
-        return generated.other(name, data.image_size, data.channels)
-    return read(name, lookup(name).test, data).images
+        images = generated.other(name, data.image_size, data.channels)
+        return Split(images, np.zeros(len(images), np.int32))
+    return read(name, lookup(name).test, data)
 
 
-def few_shot_split(name: str, split: str, data: DataConfig) -> Split:
+def inverted(examples: Examples) -> Examples:
+    """The same images, black for white."""
+    return Changed(examples, np.invert, examples.shape[-1])
+
+
+def few_shot_split(name: str, split: str, data: DataConfig) -> Examples:
     """The `train` or `test` split of a dataset that is learned from few images, in the size and channels of another one."""
     if name == GRATINGS:
         return Split(*generated.gratings(split, data.image_size, data.channels))
@@ -85,27 +90,33 @@ def few_shot_split(name: str, split: str, data: DataConfig) -> Split:
     return read(name, dataset.before_test() if split == "train" else dataset.test, data)
 
 
-def read(name: str, tfds_split: str, data: DataConfig) -> Split:
+def read(name: str, tfds_split: str, data: DataConfig) -> Examples:
     """A split of any prepared dataset in the size and channels of another one; grey is repeated, colour becomes its luminance.
+
+    It is held in memory where that is allowed, and else streamed: most are read once a trial.
 
     Raises:
         DataError: It is not prepared, or cannot be read.
     """
-    from trainers.data.reading import Reader
-
     if name == "digits":
         prepare(DataConfig())
     if (absent := _absent(name)) is not None:
         raise DataError(absent.what, found=absent.found, expected=absent.expected, fix=absent.fix)
     found = prepared.find(name)
     assert found is not None, "a dataset without a problem is prepared"
-    channels = found.channels or 3
-    images, labels = Reader(found, image_size=data.image_size, channels=channels, classes=found.classes or ANY_CLASSES).read(tfds_split)
-    return Split(recoloured(images, data.channels), labels)
+    own = DataConfig(dataset=name, classes=found.classes or ANY_CLASSES, image_size=data.image_size, channels=found.channels or 3)
+    size = n_bytes((sum(found.examples(part) for part in tfds_split.split("+")), data.image_size, data.image_size, own.channels))
+    examples = kept(found, own, tfds_split, way=ways.of_one(size))
+    if own.channels == data.channels:
+        return examples
+    change = functools.partial(recoloured, channels=data.channels)
+    if isinstance(examples, Split):
+        return Split(change(examples.images), examples.labels)
+    return Changed(examples, change, data.channels)
 
 
 def recoloured(images: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
-    """Images in another number of channels, [image, row, column, channel].
+    """Images in another number of channels, [..., row, column, channel].
 
     >>> recoloured(np.full((1, 1, 1, 3), 7, np.uint8), 1).shape
     (1, 1, 1, 1)

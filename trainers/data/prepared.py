@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import fnmatch
+import itertools
 import json
 import os
 import pathlib
@@ -12,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 VERSION = re.compile(r"\d+\.\d+\.\d+")
+READABLE = ("array_record", "parquet")  # formats that are read here without TensorFlow
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,7 @@ class Prepared:
 
     Attributes:
         folder: Holds `dataset_info.json`, `features.json` and the record files.
+        name: Of the dataset, without config and version: with it the names of record files begin.
         made_by: Module of the builder that made it.
         formats: File formats it can be read in, such as `array_record`.
         shards: TFDS split to the number of examples in each of its files.
@@ -31,6 +35,7 @@ class Prepared:
     """
 
     folder: pathlib.Path
+    name: str
     made_by: str
     formats: tuple[str, ...]
     shards: Mapping[str, tuple[int, ...]]
@@ -42,20 +47,36 @@ class Prepared:
 
     def examples(self, split: str) -> int:
         """Number of examples of a TFDS split or of a part of it, such as `train[:90%]` or `train[2000:]`."""
-        name, _, part = split.partition("[")
-        total = sum(self.shards[name])
-        start, stop = part.rstrip("]").split(":") if part else ("", "")
-        return _bound(stop or "100%", total) - _bound(start or "0", total)
+        return len(self._rows(split))
+
+    def example_id(self, split: str, row: int) -> str:
+        """Example number `row` of a TFDS split, such as `train[:90%]+test`, as TFDS's `add_tfds_id` names it: file, and place in it."""
+        before = 0
+        for part in split.split("+"):
+            rows, name = self._rows(part), part.partition("[")[0]
+            if row - before < len(rows):
+                place, ends = rows[row - before], [0, *itertools.accumulate(self.shards[name])]
+                shard = bisect.bisect_right(ends, place) - 1
+                return f"{self._file(name, shard)}__{place - ends[shard]}"
+            before += len(rows)
+        raise IndexError(f"{split} has no example {row}")
 
     def missing_files(self) -> tuple[pathlib.Path, ...]:
         """Record files that the description names and that are not there, or are empty."""
-        name = self.folder.parent.name
-        files = [
-            self.folder / f"{name}-{split}.array_record-{shard:05d}-of-{len(lengths):05d}"
-            for split, lengths in self.shards.items()
-            for shard in range(len(lengths))
-        ]
+        files = [self.folder / self._file(split, shard) for split, lengths in self.shards.items() for shard in range(len(lengths))]
         return tuple(file for file in files if not file.is_file() or file.stat().st_size == 0)
+
+    def _rows(self, split: str) -> range:
+        """Places in the whole split of the examples of a part of it."""
+        name, _, part = split.partition("[")
+        total = sum(self.shards[name])
+        start, stop = part.rstrip("]").split(":") if part else ("", "")
+        return range(_bound(start or "0", total), _bound(stop or "100%", total))
+
+    def _file(self, split: str, shard: int) -> str:
+        """Name of a record file."""
+        suffix = next((one for one in self.formats if one in READABLE), READABLE[0])
+        return f"{self.name}-{split}.{suffix}-{shard:05d}-of-{len(self.shards[split]):05d}"
 
 
 def _bound(text: str, total: int) -> int:
@@ -106,6 +127,7 @@ def describe(folder: pathlib.Path) -> Prepared:
     classes = features.get(label, {}).get("classLabel", {}).get("numClasses")
     return Prepared(
         folder=folder,
+        name=info.get("name", folder.parent.name),
         made_by=info.get("moduleName", ""),
         formats=formats,
         shards=shards,

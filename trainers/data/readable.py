@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib.util
-import shutil
-from collections.abc import Mapping
 
 from orchestrator.contract import Problem
 from trainers.config import DataConfig
-from trainers.data import formulas, mapped, prepared
+from trainers.data import formulas, prepared, ways
 from trainers.data.catalog import KNOWN, Dataset, base_name, lookup
 from trainers.data.prepared import Prepared
+from trainers.data.ways import Way
 
-LIMIT_BYTES = 16 * 2**30  # of all splits as uint8 arrays in memory; beyond it they are mapped from files: ImageNet at 384 px is 577 GiB
 # Modules with which TFDS prepares images, and the packages they come in. TFDS 4.9 does not declare importlib_resources.
 PREPARING = (("tensorflow", "tensorflow"), ("importlib_resources", "importlib_resources"), ("PIL", "pillow"))
 DIGITS_MODULE = "trainers.data.digits"
@@ -39,7 +36,8 @@ def problem(config: DataConfig) -> Problem | None:
         unreadable(dataset, found)
         or _mismatch(config, found.classes, found.channels)
         or _missing_splits(dataset, found)
-        or _no_room(config, dataset, found)
+        or ways.problem(config, dataset, found)
+        or _unstreamable(config, dataset, found)
     )
 
 
@@ -107,7 +105,7 @@ def _nearest(name: str) -> str | None:
 
 def unreadable(dataset: Dataset, found: Prepared) -> Problem | None:
     """Why a prepared dataset cannot be read here; None when it can."""
-    if not {"array_record", "parquet"} & set(found.formats):
+    if not set(prepared.READABLE) & set(found.formats):
         return Problem(
             f"dataset {dataset.name!r} is prepared in a format that needs TensorFlow to read",
             found=f"{', '.join(found.formats)} in {found.folder}",
@@ -121,11 +119,11 @@ def unreadable(dataset: Dataset, found: Prepared) -> Problem | None:
             expected="features `image` and `label`, or supervised keys that name them",
             fix="choose another dataset",
         )
-    if found.encoded and not (is_installed("PIL") or is_installed("cv2")):
+    if found.encoded and not is_installed("PIL"):
         return Problem(
             f"dataset {dataset.name!r} holds PNG or JPEG files, and nothing here decodes them",
-            found="neither Pillow nor OpenCV is installed",
-            expected="one of them",
+            found="Pillow is not installed",
+            expected="Pillow, whose numbers are the same on every machine",
             fix="pip install pillow",
         )
     return None
@@ -144,48 +142,30 @@ def _mismatch(config: DataConfig, classes: int | None, channels: int | None) -> 
 
 
 def _missing_splits(dataset: Dataset, found: Prepared) -> Problem | None:
-    if all(name in found.shards for name in dataset.names_in_tfds()):
+    own = "add the dataset with its own splits to KNOWN in trainers/data/catalog.py"
+    if not all(name in found.shards for name in dataset.names_in_tfds()):
+        return Problem(
+            f"dataset {dataset.name!r} lacks a split that is needed",
+            found=", ".join(found.shards),
+            expected=", ".join(dataset.names_in_tfds()),
+            fix=own,
+        )
+    if empty := [split for split in dataset.splits().values() if not found.examples(split)]:
+        return Problem(
+            f"dataset {dataset.name!r} has too few examples for its splits",
+            found=f"none in {', '.join(empty)}",
+            expected="at least one in each",
+            fix=own,
+        )
+    return None
+
+
+def _unstreamable(config: DataConfig, dataset: Dataset, found: Prepared) -> Problem | None:
+    if is_installed("grain") or Way.STREAMED not in ways.ways(config, dataset, found).values():
         return None
     return Problem(
-        f"dataset {dataset.name!r} lacks a split that is needed",
-        found=", ".join(found.shards),
-        expected=", ".join(dataset.names_in_tfds()),
-        fix="add the dataset with its own splits to KNOWN in trainers/data/catalog.py",
+        f"dataset {dataset.name!r} is to be streamed, and nothing here does that",
+        found="Grain is not installed; for files of pixels there is too little room",
+        expected="Grain, or more room in memory or on the disk",
+        fix="pip install grain, or make room",
     )
-
-
-def fits_in_memory(config: DataConfig, dataset: Dataset, found: Prepared) -> bool:
-    """All splits together are held in memory; else they are mapped from files."""
-    return _n_bytes(config, _examples(config, dataset, found)) <= LIMIT_BYTES
-
-
-def _n_bytes(config: DataConfig, rows: Mapping[str, int]) -> int:
-    """What so many decoded images of each split take."""
-    return sum(n * config.size_of(name) ** 2 * config.channels for name, n in rows.items())
-
-
-def _examples(config: DataConfig, dataset: Dataset, found: Prepared) -> dict[str, int]:
-    """Examples wanted of each of our splits."""
-    rows = {name: found.examples(split) for name, split in dataset.splits().items()}
-    return {name: min(n, config.at_most(name) or n) for name, n in rows.items()}
-
-
-def _no_room(config: DataConfig, dataset: Dataset, found: Prepared) -> Problem | None:
-    if fits_in_memory(config, dataset, found):
-        return None
-    splits, rows, root = dataset.splits(), _examples(config, dataset, found), prepared.tfds_root()
-    to_write = {name: n for name, n in rows.items() if not _is_written(config, splits[name], found, name)}
-    n_bytes, free = _n_bytes(config, to_write), shutil.disk_usage(root).free
-    if n_bytes <= free:
-        return None
-    return Problem(
-        f"dataset {dataset.name!r} at {config.image_size} px fits neither in memory nor on the disk",
-        found=f"{sum(rows.values()):,} images, {n_bytes / 2**30:,.0f} GiB to write, {free / 2**30:,.0f} GiB free in {root}",
-        expected=f"at most {LIMIT_BYTES / 2**30:.0f} GiB, which are held in memory, or room for decoded images on the disk",
-        fix="lower data.image_size, set data.train_examples, or set TFDS_DATA_DIR to a larger disk",
-    )
-
-
-def _is_written(config: DataConfig, tfds_split: str, found: Prepared, name: str) -> bool:
-    sized = dataclasses.replace(config, image_size=config.size_of(name))
-    return mapped.is_written(found, sized, tfds_split, at_most=config.at_most(name))
