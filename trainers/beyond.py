@@ -21,6 +21,7 @@ from orchestrator.contract import DataError, FlatConfig, build, content_key, wri
 from trainers import corruptions, fewshot, ood, predictions
 from trainers.config import DataConfig, VisionConfig
 from trainers.data import Examples, Split, beside, load
+from trainers.data.catalog import lookup
 from trainers.evaluate import EvalSplit
 from trainers.geometry import predictions as predicted_members
 from trainers.geometry import sparse_blocks
@@ -109,17 +110,22 @@ def _under_corruption(pack: Pack, config: VisionConfig, found: Mapping[int, Foun
     places, test = list(found), pack.measured["test"]
     rows: dict[int, dict[str, list[Mapping[str, float]]]] = {place: collections.defaultdict(list) for place in places}
     said: dict[int, dict[str, list[np.ndarray]]] = {place: collections.defaultdict(list) for place in places}
+    labels: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     n_bytes = (
         4 * len(test.labels) * config.data.classes * predicted_members(config.model) * len(corruptions.KINDS) * len(corruptions.SEVERITIES)
     )
     keep = places if n_bytes <= MOST_CORRUPTED_BYTES else ()
     for kind, data in _corrupted_splits(test, config):
+        if config.eval.corruptions == "published":
+            labels[kind].append(np.asarray(data.labels))
         for place, one in pack.measure_on(data, "corrupt", places, keep=keep).items():
             rows[place][kind].append(one.metrics)
             if one.log_probabilities is not None:
                 said[place][kind].append(one.log_probabilities)
     for place, by_kind in said.items():
         found[place].said |= {f"corrupt/{kind}/{predictions.LOG_PROBABILITIES}": np.stack(each) for kind, each in by_kind.items()}
+        # Published images come in an order of their own; those made here are in that of the test images.
+        found[place].said |= {f"corrupt/{kind}/{predictions.LABELS}": np.stack(labels[kind]) for kind in by_kind if kind in labels}
     for place, by_kind in rows.items():
         means = {kind: _means(each) for kind, each in by_kind.items()}
         found[place].metrics |= _means(list(means.values()))  # each kind has all severities, so this is the mean over both
@@ -134,8 +140,8 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _corrupted_splits(test: EvalSplit, config: VisionConfig) -> Iterator[tuple[str, EvalSplit]]:
     """Each kind at each severity, one at a time: on the device where the test images are, else batch by batch."""
     if config.eval.corruptions == "published":
+        tfds_split = lookup(config.data.dataset).test
         for kind, _, name in beside.published(config.data.dataset):
-            tfds_split = "validation" if name.startswith("imagenet2012") else "test"
             yield kind, _cut(beside.read(name, tfds_split, config.data), test, scored=True)
         return
     for kind in corruptions.KINDS:

@@ -9,6 +9,7 @@ Source:
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -34,7 +35,7 @@ def combine(files: Sequence[pathlib.Path], keys: Sequence[str], *, bins: int, co
         files: Predictions of each trial.
         keys: Of the trials, in that order.
         bins: Equal-width confidence bins of the calibration error, `eval.ece_bins`.
-        corrupted: The corrupted images are the test images in their order, so their labels are known.
+        corrupted: Corrupted images without labels of their own are the test images in their order.
 
     Raises:
         DataError: Predictions cannot be read, or those of two trials are not of the same images and classes.
@@ -64,10 +65,13 @@ def scores(trials: Sequence[Arrays], *, bins: int, corrupted: bool = True) -> di
         detected = ood.detection(negatives, _unsureness([trial[name] for trial in trials]))
         found |= _named(name.rpartition("/")[0], detected._asdict())
     kinds: list[dict[str, float]] = []
-    for name in (name for name in shared if name.startswith("corrupt/") and corrupted):
-        severities = range(len(trials[0][name]))
-        each = [evaluated([trial[name][severity] for trial in trials], trials[0][f"test/{LABELS}"], bins=bins) for severity in severities]
-        kinds.append(_means(each))
+    for name in (name for name in shared if name.startswith("corrupt/") and name.endswith(LOG_PROBABILITIES)):
+        own = trials[0].get(f"{name.rpartition('/')[0]}/{LABELS}")
+        if own is None and not corrupted:
+            continue
+        labels = itertools.repeat(trials[0][f"test/{LABELS}"]) if own is None else own
+        by_severity = zip(zip(*(trial[name] for trial in trials), strict=True), labels, strict=False)
+        kinds.append(_means([evaluated(members, right, bins=bins) for members, right in by_severity]))
         found |= _named(name.rpartition("/")[0], kinds[-1])
     return found | (_named("corrupt", _means(kinds)) if kinds else {})
 
@@ -141,9 +145,10 @@ def _chunks(trials: Sequence[np.ndarray]) -> Iterator[tuple[slice, Floats, Float
 def _check(trials: Sequence[Arrays], keys: Sequence[str]) -> None:
     first = trials[0]
     for key, trial in zip(keys, trials, strict=True):
-        for split in (split for split in KEPT if f"{split}/{LABELS}" in first and f"{split}/{LABELS}" in trial):
+        others = sorted(name.removesuffix(f"/{LABELS}") for name in first if name.startswith("corrupt/") and name.endswith(LABELS))
+        for split in (split for split in (*KEPT, *others) if f"{split}/{LABELS}" in first and f"{split}/{LABELS}" in trial):
             labels, said = f"{split}/{LABELS}", f"{split}/{LOG_PROBABILITIES}"
-            shapes = [row[said].shape[1:] for row in (first, trial)]
+            shapes = [row[said].shape[-2:] for row in (first, trial)]
             if shapes[0] != shapes[1] or not np.array_equal(first[labels], trial[labels]):
                 raise DataError(
                     f"trials {keys[0]} and {key} speak of other {split} images",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import re
+import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,8 +121,16 @@ def test_a_set_that_is_not_here_is_named_at_plan_time_with_the_way_to_it(config:
 def test_missing_published_sets_are_told_of_once() -> None:
     found = beside.problem(DataConfig(dataset="cifar10", channels=3, image_size=32), EvalConfig(corruptions="published"))
     assert found is not None
-    assert found.what == "eval.corruptions: 75 of the 75 published sets are not prepared"
-    assert "tfds.builder_cls('cifar10_corrupted')" in found.fix
+    assert found.what == "eval.corruptions: 75 of the 75 published sets cannot be measured on"
+    assert found.found.startswith("cifar10_corrupted/gaussian_noise_1: no dataset_info.json under")
+    [code] = re.findall(r'python -c "(.*)"$', found.fix)
+    asked: list[str] = []
+    module = types.ModuleType("tensorflow_datasets")
+    module.builder = lambda name: types.SimpleNamespace(download_and_prepare=lambda **_: asked.append(name))  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorflow_datasets", module)
+        exec(code, {})
+    assert sorted(asked) == sorted(name for _, _, name in beside.published("cifar10"))
 
 
 def test_published_names_are_those_of_tfds() -> None:

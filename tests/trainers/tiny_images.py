@@ -62,7 +62,8 @@ def prepare(
             return {split: self._generate_examples(examples) for split, examples in splits.items()}
 
         def _generate_examples(self, examples: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-            yield from ((f"{place}.jpg", example) for place, example in enumerate(examples))
+            # TFDS shuffles by key, so datasets of the same images come in orders of their own.
+            yield from ((f"{name}_{place}", example) for place, example in enumerate(examples))
 
     Builder.name = name
     tfds.disable_progress_bar()

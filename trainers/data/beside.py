@@ -24,6 +24,8 @@ PUBLISHED_KINDS = (
     *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow"),
     *("frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
+# What TFDS prepares them with beside TensorFlow: modules, and the packages they come in.
+NEEDS = {"cifar10_corrupted": (), "imagenet2012_corrupted": (("cv2", "opencv-python"), ("skimage", "scikit-image"), ("scipy", "scipy"))}
 CIFAR_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}  # in TFDS
 SEVERITIES = (1, 2, 3, 4, 5)
 GREY = np.array([0.299, 0.587, 0.114])
@@ -37,9 +39,8 @@ def published(dataset: str) -> Iterator[tuple[str, int, str]]:
     """
     base = PUBLISHED[base_name(dataset)]
     for kind in PUBLISHED_KINDS:
-        name = CIFAR_NAMES.get(kind, kind) if base == "cifar10_corrupted" else kind
         for severity in SEVERITIES:
-            yield kind, severity, f"{base}/{name}_{severity}"
+            yield kind, severity, f"{base}/{_in_tfds(kind, base)}_{severity}"
 
 
 def problem(data: DataConfig, config: EvalConfig) -> Problem | None:
@@ -144,15 +145,44 @@ def _unpublished(data: DataConfig) -> Problem | None:
             expected=f"generated, or one of {', '.join(PUBLISHED)} as data.dataset",
             fix="set eval.corruptions to 'generated'",
         )
-    missing = [name for _, _, name in published(data.dataset) if prepared.find(name) is None]
-    if not missing:
+    names = [name for _, _, name in published(data.dataset)]
+    wrong = {name: found for name in names if (found := _unfit(name, data)) is not None}
+    if not wrong:
         return None
-    names = f"[c.name for c in tfds.builder_cls('{PUBLISHED[base_name(data.dataset)]}').BUILDER_CONFIGS]"
-    base = PUBLISHED[base_name(data.dataset)]
-    loop = f"[tfds.builder(f'{base}/{{name}}').download_and_prepare(file_format='array_record') for name in {names}]"
+    first, why = next(iter(wrong.items()))
     return Problem(
-        f"eval.corruptions: {len(missing)} of the {len(PUBLISHED_KINDS) * len(SEVERITIES)} published sets are not prepared",
-        found=f"no {missing[0]} under {prepared.tfds_root()}",
+        f"eval.corruptions: {len(wrong)} of the {len(names)} published sets cannot be measured on",
+        found=f"{first}: {why}",
         expected="all of them in the array_record format, or eval.corruptions = 'generated'",
-        fix=f'python -c "import tensorflow_datasets as tfds; {loop}"',
+        fix=_preparing(PUBLISHED[base_name(data.dataset)]),
     )
+
+
+def _unfit(name: str, data: DataConfig) -> str | None:
+    """Why a published set cannot be measured on; None where it can."""
+    if (absent := _absent(name)) is not None:
+        return absent.found
+    found, own, split = prepared.find(name), prepared.find(data.dataset), lookup(data.dataset).test
+    assert found is not None, "a dataset without a problem is prepared"
+    if split not in found.shards:
+        return f"no split {split} in {found.folder}"
+    if own is not None and found.examples(split) != own.examples(split):  # another number of images is another program
+        return f"{found.examples(split)} images in {found.folder}, and {own.examples(split)} test images"
+    return None
+
+
+def _preparing(base: str) -> str:
+    """The command that prepares every published set of a dataset."""
+    needs = [package for module, package in NEEDS[base] if not readable.is_installed(module)]
+    first = f"pip install {' '.join(needs)} && " if (needs := [*readable.missing_to_prepare(), *needs]) else ""
+    if manual := lookup(base.removesuffix("_corrupted")).manual:
+        first = f"put {manual}, into {prepared.tfds_root() / 'downloads' / 'manual'}, install ImageMagick, then run: {first}"
+    kinds = " ".join(_in_tfds(kind, base) for kind in PUBLISHED_KINDS)
+    name = f"f'{base}/{{kind}}_{{severity}}'"
+    one = f"tfds.builder({name}).download_and_prepare(file_format='array_record')"
+    every = f"[{one} for kind in '{kinds}'.split() for severity in {SEVERITIES}]"
+    return f'{first}python -c "import tensorflow_datasets as tfds; {every}"'
+
+
+def _in_tfds(kind: str, base: str) -> str:
+    return CIFAR_NAMES.get(kind, kind) if base == "cifar10_corrupted" else kind
