@@ -18,7 +18,7 @@ _MOST_NAMES = 6
 
 def caveats(record: StudyRecord) -> tuple[str, ...]:
     """The sentences that hold for this study, most weighty first."""
-    rows = (_gaps, _few_replicates, _unequal, _fixed, _edges, _mixed, _undescribed, _scope)
+    rows = (_gaps, _diverged, _few_replicates, _unequal, _fixed, _edges, _mixed, _undescribed, _scope)
     return tuple(sentence for row in rows for sentence in row(record))
 
 
@@ -26,6 +26,12 @@ def _gaps(record: StudyRecord) -> Iterator[str]:
     lacking = [entry.arm for entry in missing(record) if entry.phase is Phase.REPLICATE]
     if lacking:
         yield f"Replicates of {_names(lacking)} are missing, so their means are over fewer seeds than planned, or unknown."
+
+
+def _diverged(record: StudyRecord) -> Iterator[str]:
+    gone = [trial.arm for trial in record.trained if trial.phase is Phase.REPLICATE and trial.state is TrialState.DIVERGED]
+    if gone:
+        yield f"{counted(len(gone), 'replicate')} of {_names(gone)} diverged and stand in no mean and no pair, which flatters these arms."
 
 
 def _few_replicates(record: StudyRecord) -> Iterator[str]:

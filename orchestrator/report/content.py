@@ -29,7 +29,9 @@ from orchestrator.report.cost import Cost, cost
 from orchestrator.report.figures.chart import Figure
 from orchestrator.report.gaps import Banner, Mishap, banner, mishap_words, mishaps
 from orchestrator.report.groups import Group, beyond, members
+from orchestrator.report.importance import Importance, importance
 from orchestrator.report.number import plain
+from orchestrator.report.order import Order, order
 from orchestrator.report.provenance import ArmOrigin, TuningRow, derived_words, facts, origins, tuning_rows
 from orchestrator.report.running import Running, running
 from orchestrator.report.stopping import Stopping, stopping
@@ -45,6 +47,7 @@ _SECTIONS = {
     "calibration": "Calibration",
     "beyond": "Beyond the test images",
     "members": "Members and experts",
+    "importance": "Importance",
     "tuning": "Tuning",
     "stopping": "Stopping",
     "mishaps": "Failures",
@@ -121,6 +124,8 @@ class Content:
         running: How the run went; None where that was not written down.
         members: How much members differ; None where no arm has several.
         beyond: How arms do on other images than the test images.
+        order: How sure the order of the arms and the frontier are; None where arms cannot be put in an order.
+        importance: What explains how much; None where there is nothing to take apart.
         cost: Of the study.
         caveats: What to hold against it.
         cells: A card for each arm.
@@ -154,6 +159,8 @@ class Content:
     running: Running | None
     members: Group | None
     beyond: tuple[Group, ...]
+    order: Order | None
+    importance: Importance | None
     cost: Cost
     caveats: tuple[str, ...]
     cells: tuple[CellCard, ...]
@@ -164,15 +171,10 @@ class Content:
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:
         """Id and title of each section that this report has, in their order on the page."""
-        has = {
-            "pairs": self.pairs,
-            "effects": self.effects,
-            "beyond": self.beyond,
-            "tuning": self.tuning,
-            "stopping": self.stopping,
-            "mishaps": self.mishaps,
-        }
-        drawn = {"frontier", "curves", "calibration"} & self.drawn
+        names = ("pairs", "effects", "beyond", "importance", "tuning", "stopping", "mishaps")
+        has = {name: getattr(self, name) for name in names}
+        has["frontier"] = self.order or "frontier" in self.drawn
+        drawn = {"curves", "calibration"} & self.drawn
         always = {"arms", "cost", "caveats", "provenance"} | ({"members"} if self.members or "members" in self.drawn else set[str]())
         found = {name for name, content in has.items() if content} | drawn | always
         return tuple((name, title) for name, title in _SECTIONS.items() if name in found)
@@ -222,6 +224,8 @@ def content_of(record: StudyRecord, figures: Sequence[Figure]) -> Content:
         running=running(record),
         members=members(record),
         beyond=beyond(record),
+        order=order(record),
+        importance=importance(record),
         cost=cost(record),
         caveats=caveats(record),
         cells=cells(record),

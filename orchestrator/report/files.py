@@ -19,7 +19,7 @@ from orchestrator.report.sheet import sheet
 from orchestrator.report.trials import trials_parquet
 
 _MARK = b"<!-- drawn from "
-_FIGURE_NAMES = ("effects", "frontier", "curves", "reliability", "load", "tuning", "tuning-*", "workers")
+_FIGURE_NAMES = ("effects", "frontier", "curves", "reliability", "load", "importance", "tuning", "tuning-*", "workers")
 
 
 def write_report(

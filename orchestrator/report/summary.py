@@ -15,6 +15,7 @@ from orchestrator.analysis.tuning import tuning
 from orchestrator.keys import Json
 from orchestrator.records import StudyRecord
 from orchestrator.report.answer import answer
+from orchestrator.report.caveats import caveats
 from orchestrator.report.certainty import certainty_json, number
 from orchestrator.report.running import running_json
 from orchestrator.report.stopping import stopping_json
@@ -61,6 +62,7 @@ def summary(record: StudyRecord) -> dict[str, Json]:
         ],
         "stopping": stopping_json(record),
         "running": running_json(record),
+        "caveats": list(caveats(record)),
     }
 
 

@@ -69,6 +69,7 @@ class EffectRow:
     n: str
     p: str
     p_holm: str
+    smallest: str
     verdict: str
     resolved: bool
 
@@ -126,9 +127,15 @@ def effect_row(effect: ArmEffect) -> EffectRow:
         n=str(found.n),
         p=p_text(found.p),
         p_holm=p_text(effect.p_holm),
+        smallest=_smallest(effect, decimals),
         verdict=verdict(effect),
         resolved=effect.resolved,
     )
+
+
+def _smallest(effect: ArmEffect, decimals: int) -> str:
+    """The smallest true difference that could be resolved."""
+    return "none" if math.isinf(effect.smallest) else fixed(effect.smallest, decimals)
 
 
 def verdict(effect: ArmEffect) -> str:

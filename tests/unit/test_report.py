@@ -324,7 +324,7 @@ def test_a_figure_that_no_longer_holds_is_taken_away(tmp_path: pathlib.Path) -> 
     write(study_record(rungs=2), tmp_path)
     (tmp_path / "figures" / "mine.png").write_bytes(b"a reader's own file")
     write(study_record(tune_trials=0, rungs=2), tmp_path)
-    assert sorted({path.stem for path in (tmp_path / "figures").iterdir()}) == ["curves", "effects", "frontier", "mine"]
+    assert sorted({path.stem for path in (tmp_path / "figures").iterdir()}) == ["curves", "effects", "frontier", "importance", "mine"]
 
 
 @pytest.mark.parametrize("damage", [pathlib.Path.unlink, disks.tear, disks.flip])

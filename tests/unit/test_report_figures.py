@@ -15,7 +15,7 @@ from orchestrator.report.figures import figures, theme
 from orchestrator.report.figures.chart import Figure, Scale, log_marks
 from orchestrator.report.figures.labels import Box, place, short_names, spread, text_width
 from orchestrator.report.render import draw
-from tests.studyrecords import ABLATION, study_record, with_runs
+from tests.studyrecords import ABLATION, study_record, with_descriptions, with_runs
 
 AREA = Box(left=0, top=0, right=400, bottom=300)
 spots = st.lists(st.tuples(st.floats(0, 400), st.floats(0, 300)), min_size=1, max_size=10)
@@ -23,14 +23,14 @@ spots = st.lists(st.tuples(st.floats(0, 400), st.floats(0, 300)), min_size=1, ma
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, Figure]:
-    return {figure.name: figure for figure in figures(with_runs(study_record()))}
+    return {figure.name: figure for figure in figures(with_runs(with_descriptions(study_record())))}
 
 
 def test_a_study_has_these_figures(drawn: dict[str, Figure]) -> None:
-    assert list(drawn) == ["effects", "frontier", "curves", "tuning", "workers"]
+    assert list(drawn) == ["effects", "frontier", "curves", "reliability", "load", "importance", "tuning", "workers"]
 
 
-@pytest.mark.parametrize("name", ["effects", "frontier", "curves", "tuning", "workers"])
+@pytest.mark.parametrize("name", ["effects", "frontier", "curves", "reliability", "load", "importance", "tuning", "workers"])
 def test_a_specification_is_valid_vega_lite(name: str, drawn: dict[str, Figure]) -> None:
     chart: Any = altair.Chart.from_dict(dict(drawn[name].spec), validate=True)
     assert chart.to_dict(validate=True)

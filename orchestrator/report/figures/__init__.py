@@ -14,6 +14,7 @@ from orchestrator.report.figures.chart import Figure
 from orchestrator.report.figures.curves import curves_figure
 from orchestrator.report.figures.effects import effects_figure
 from orchestrator.report.figures.frontier import frontier_figure
+from orchestrator.report.figures.importance import importance_figure
 from orchestrator.report.figures.load import load_figure
 from orchestrator.report.figures.reliability import reliability_figure
 from orchestrator.report.figures.tuning import tuning_figure
@@ -33,6 +34,7 @@ def figures(record: StudyRecord) -> tuple[Figure, ...]:
         curves_figure(record, colors),
         reliability_figure(record),
         load_figure(record, colors),
+        importance_figure(record),
         *tuned,
         workers_figure(record),
     ]

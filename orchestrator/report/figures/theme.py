@@ -61,6 +61,7 @@ def config() -> dict[str, object]:
             "titlePadding": 8,
             "labelFlush": False,
             "labelOverlap": True,
+            "labelSeparation": 6,
         },
         "title": {"fontSize": FONT_SIZE, "fontWeight": "normal", "color": INK, "offset": 6},
         "legend": {"labelFontSize": FONT_SIZE, "labelColor": INK, "title": None, "orient": "bottom"},
