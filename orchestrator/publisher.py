@@ -64,17 +64,10 @@ class Publisher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over.set()
-        if kind is None and (self._process is None or self._process.poll() is not None) and self._left():
-            self._begin()
-        if self._process is None or self._process.stdin is None:
+        if kind is None:
+            self._drained()
+        if self._process is None:
             return
-        stdin = self._process.stdin
-        with contextlib.suppress(BrokenPipeError), stdin:  # closed when we wait no more
-            if kind is None:
-                stdin.write(f"{self._last_word}\n")
-                stdin.flush()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(DRAIN_S)
         self._end(self._process)
         if self._listener is not None:
             self._listener.join(LEAVE_S)
@@ -85,7 +78,7 @@ class Publisher:
     def _log(self) -> pathlib.Path:
         return self._folder / "logs" / "wandb.log"
 
-    def _begin(self) -> None:
+    def _begin(self) -> subprocess.Popen[str]:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         arguments = [self._ledger.where, self._study, str(self._folder.resolve()), self._mode.mode.value]
         with self._log.open("ab") as stream:
@@ -101,16 +94,36 @@ class Publisher:
         self._process, self._starts = process, self._starts + 1
         self._listener = threading.Thread(target=self._listen, args=(process,), name="publisher", daemon=True)
         self._listener.start()
+        return process
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         """Passes on what the process says, and starts another when it died."""
         assert process.stdout is not None
         for line in process.stdout:
             self._say(line.rstrip("\n"))
-        if not self._over.wait(POLL_S) and self._starts < STARTS:
+        if not self._over.wait(POLL_S) and _died(process) and self._starts < STARTS:
             self._begin()
 
+    def _drained(self) -> None:
+        """Waits until all is copied, or cannot be: a process that is killed is followed by another one."""
+        if self._process is not None:
+            self._wait(self._process)
+        while (self._process is None or _died(self._process)) and self._starts < STARTS and self._left():
+            self._wait(self._begin())
+
+    def _wait(self, process: subprocess.Popen[str]) -> None:
+        """Tells it that the run is over, and waits for it."""
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(f"{self._last_word}\n")
+            process.stdin.flush()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(DRAIN_S)
+
     def _end(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # we wait no more
         try:
             process.wait(LEAVE_S)
         except subprocess.TimeoutExpired:
@@ -122,6 +135,11 @@ class Publisher:
         if self._mode.mode is WandbMode.DISABLED:
             return 0
         return len(self._ledger.unpublished(self._study, f"wandb-{self._mode.mode}"))
+
+
+def _died(process: subprocess.Popen[str]) -> bool:
+    """It was killed, or ended itself otherwise than it should."""
+    return process.poll() not in (None, 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

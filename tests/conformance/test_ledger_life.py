@@ -259,3 +259,22 @@ def test_what_is_unfinished_is_counted_no_further_than_it_matters(ledger: Ledger
     assert ledger.unfinished(STUDY, most=99) == 5
     assert ledger.waiting(STUDY, held[0].signature) == 4
     assert ledger.waiting(STUDY, "another") == 0
+
+
+def test_what_workers_hold_is_told_with_the_step_it_has_reached(ledger: Ledger) -> None:
+    ledger.insert_plan(plan(3))
+    worker = register(ledger)
+    assert ledger.reached(STUDY) == {}
+    leases = ledger.lease(STUDY, worker, 2, lease_s=LEASE_S)
+    ledger.record(worker, [rung(leases[0], 10, loss=1.0)])
+    assert ledger.reached(STUDY) == {leases[0].key: 10, leases[1].key: 0}
+    finish(ledger, worker, leases[:1])
+    assert ledger.reached(STUDY) == {leases[1].key: 0}
+
+
+def test_events_of_one_kind_can_be_asked_for(ledger: Ledger) -> None:
+    ledger.insert_plan(plan(1))
+    first, second = ledger.event(STUDY, "wandb", sweep="a"), ledger.event(STUDY, "other")
+    third = ledger.event(STUDY, "wandb", sweep="b")
+    assert [row.id for row in ledger.events(STUDY, kind="wandb")] == [first, third]
+    assert [row.id for row in ledger.events(STUDY, first)] == [second, third]
