@@ -42,6 +42,12 @@ def measured(record: StudyRecord, trainer: Trainer, ledger: Ledger, out: pathlib
     def combine(group: Sequence[TrialRecord]) -> Mapping[str, float]:
         if not isinstance(trainer, Combiner):
             raise DataError(f"the trainer {trainer.name} cannot average predictions", fix="add `combine` to it: docs/trainers.md")
+        if trainer.version != record.version:  # whose configs have other keys, and whose files may say other things
+            raise DataError(
+                f"these trials were trained by version {record.version} of {trainer.name}",
+                found=f"version {trainer.version}, which does not read their predictions",
+                fix="run the study again",
+            )
         for trial in group:
             if trial.key not in files:
                 raise DataError(
@@ -63,7 +69,7 @@ def damaged(record: StudyRecord, trainer: Trainer, ledger: Ledger, out: pathlib.
         ledger: Knows where the predictions are.
         out: Folder that their paths are relative to.
     """
-    if not isinstance(trainer, Combiner):
+    if not isinstance(trainer, Combiner) or trainer.version != record.version:
         return {}
     complete = {trial.key: trial for trial in record.trials if trial.state is TrialState.COMPLETE}
     found: dict[str, str] = {}

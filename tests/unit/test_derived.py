@@ -360,6 +360,14 @@ def test_a_report_is_written_whatever_became_of_the_files(five: Ran, tmp_path: p
     assert "V-MoE ×2,0,0,2,,,0" in (tmp_path / "report" / "table.csv").read_text()
 
 
+def test_predictions_of_another_version_of_the_trainer_are_not_read(five: Ran) -> None:
+    older = dataclasses.replace(five.record, version="0")
+    found = [trial for trial in measured(older, Vision(), five.ledger, five.out).trials if trial.arm == "V-MoE ×2"]
+    assert {trial.state for trial in found} == {TrialState.FAILED}
+    assert all("trained by version 0 of trainers.vision:Vision" in trial.reason for trial in found)
+    assert damaged(older, Vision(), five.ledger, five.out) == {}
+
+
 def test_a_trial_without_predictions_is_told_of(tmp_path: pathlib.Path) -> None:
     done = ran(tmp_path, study(BASE, TWO), silent=[("V-MoE", 1)])
     [entry] = missing(done.whole)
