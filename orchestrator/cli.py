@@ -67,13 +67,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     root.add_argument("study", metavar="STUDY", help="the study file")
-    root.add_argument(
-        "command",
-        nargs="?",
-        default="run",
-        choices=("run", "plan", "status", "report", "sync", "dashboard", "stop", "retry"),
-        help="default: run",
-    )
+    root.add_argument("command", nargs="?", default="run", choices=VERBS, help="default: run")
     root.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="DIR", help="ledger, checkpoints, reports (default: runs)"
     )
