@@ -49,4 +49,4 @@ def _chart(shown: list[Component]) -> object:
     y = alt.Y("name:N", sort=names, axis=alt.Axis(title=None, labelLimit=320, domain=False, ticks=False))
     x = alt.X("share:Q", axis=alt.Axis(title="Share of variance (%)", tickCount=5))
     bars = alt.Chart(data(rows)).mark_bar(height=_ROW - 10).encode(x=x, y=y, color=alt.Color("color:N", scale=None, legend=None))
-    return bars.properties(width=_WIDTH, height=max(2 * _ROW, _ROW * len(shown)))
+    return bars.properties(width=_WIDTH, height=max(4 * _ROW, _ROW * len(shown)))
