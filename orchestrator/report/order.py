@@ -23,7 +23,7 @@ class OrderRow:
         on_frontier: `yes` or `no`, judged by the means; empty where there is no cost.
         chance: That it is on the frontier.
         rank: By the means, 1 the best.
-        interval: That holds its rank in 95 % of the draws.
+        interval: The 95 % interval of its rank.
         best: Chance that it is the best.
     """
 
