@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 if __name__ == "__main__":
@@ -104,21 +105,20 @@ def rates(found: Timed, config: VisionConfig, name: str) -> dict[str, Any]:
     return {"images_s": images_s, "gflops_an_image": cost, "mfu": mfu}
 
 
-def document(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, as one document."""
+def documents(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Everything that is known so far, as one document after each case."""
     load_start, rows = machine.load(), []
-    for size in options.sizes:
-        for method in options.only:
-            config = cases.config(size, method, dtype=options.dtype)
-            rows.append({"size": size, "method": method, **measured(config, with_authors=bool(options.authors), rounds=options.rounds)})
-            print("\n".join(lines(rows[-1])), file=sys.stderr, flush=True)
-    return {
-        "machine": {**machine.describe(), "device": jax.devices()[0].device_kind, "threads": os.environ["NPROC"]},
-        "dtype": options.dtype,
-        "rounds": options.rounds,
-        "rows": rows,
-        "load_average": {"start": load_start, "end": machine.load()},
-    }
+    for size, method in itertools.product(options.sizes, options.only):
+        config = cases.config(size, method, dtype=options.dtype)
+        rows.append({"size": size, "method": method, **measured(config, with_authors=bool(options.authors), rounds=options.rounds)})
+        print("\n".join(lines(rows[-1])), file=sys.stderr, flush=True)
+        yield {
+            "machine": {**machine.describe(), "device": jax.devices()[0].device_kind, "threads": os.environ["NPROC"]},
+            "dtype": options.dtype,
+            "rounds": options.rounds,
+            "rows": rows,
+            "load_average": {"start": load_start, "end": machine.load()},
+        }
 
 
 def lines(row: dict[str, Any]) -> list[str]:
@@ -161,10 +161,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.authors:
         authors.find(options.authors)
-    found = document(options)
-    if options.save:
-        path = RESULTS / f"models-{jax.default_backend()}.json"
-        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    found: dict[str, Any] = {}
+    for found in documents(options):
+        if options.save:
+            path = RESULTS / f"models-{jax.default_backend()}.json"
+            path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(json.dumps(found, indent=1, ensure_ascii=False) if options.json else text(found))
 
 

@@ -89,7 +89,7 @@ class Planner:
             cohorts.append((frozenset(arm.arm.name for arm in standing), Phase.REPLICATE))
         if self._rule is None:
             return Plan(arms=tuple(arms), cohorts=tuple(cohorts), of_arms=tuple(of_arms))
-        rounds = settled(self._rule, arms, outcomes)
+        rounds = settled(self._rule, arms, outcomes, derived=len(self.study.ensembles))
         grown = [self._with_more(arm, number, rounds.replicates_of(arm.arm.name)) for number, arm in enumerate(arms)]
         return Plan(arms=tuple(grown), cohorts=tuple(cohorts), rounds=rounds)
 

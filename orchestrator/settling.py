@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from orchestrator.analysis.rounds import Rounds, Series
 
 
-def settled(rule: Adaptive, arms: Sequence[PlannedArm], outcomes: Outcomes) -> Rounds:
+def settled(rule: Adaptive, arms: Sequence[PlannedArm], outcomes: Outcomes, *, derived: int) -> Rounds:
     """Where the comparisons of a study stand.
 
     Args:
         rule: Of the study, with its metric.
         arms: With their first replicates; one of them is the baseline.
         outcomes: Of all trials that were planned.
+        derived: Arms that are compared too, but get no trials.
     """
     from orchestrator.analysis.rounds import rounds  # the distributions take 0.3 s to import, and most studies need none
 
     rows = [_series(rule, arm, outcomes) for arm in arms]
     baseline = next(number for number, arm in enumerate(arms) if arm.arm.baseline)
     others = [row for number, row in enumerate(rows) if number != baseline]
-    return rounds(rule, rows[baseline], others)
+    return rounds(rule, rows[baseline], others, family=len(others) + derived)
 
 
 def _series(rule: Adaptive, arm: PlannedArm, outcomes: Outcomes) -> Series:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ def find(checkouts: Sequence[pathlib.Path]) -> None:
         if importlib.util.find_spec(package) is None:
             asked = ", ".join(map(str, checkouts))
             raise FileNotFoundError(f"no package {package} in {asked}: give checkouts of google-research/vmoe and vision_transformer")
+    importlib.import_module("absl.logging").set_verbosity("error")  # each layer would say that its capacity was rounded up
 
 
 def contenders(config: VisionConfig) -> list[Contender]:

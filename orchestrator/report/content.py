@@ -33,7 +33,6 @@ from orchestrator.report.importance import Importance, importance
 from orchestrator.report.number import plain
 from orchestrator.report.order import Order, order
 from orchestrator.report.provenance import ArmOrigin, TuningRow, derived_words, facts, origins, tuning_rows
-from orchestrator.report.replicates import Added, added, inference
 from orchestrator.report.running import Running, running
 from orchestrator.report.stopping import Stopping, stopping
 from orchestrator.report.table import EffectRow, Table, arm_table, effect_row
@@ -50,7 +49,6 @@ _SECTIONS = {
     "members": "Members and experts",
     "importance": "Importance",
     "tuning": "Tuning",
-    "replicates": "Replicates",
     "stopping": "Stopping",
     "mishaps": "Failures",
     "cost": "Cost",
@@ -110,8 +108,6 @@ class Content:
         table: The arms in the metrics that there is room for.
         derived: A sentence on each arm of which nothing was trained.
         more: The arms in all other metrics; None if there are none.
-        added: How many replicates each arm got, where that followed from results; None where it was fixed.
-        inference: What interval and p of an effect are.
         effects: Of the metric that the answer is about; None without a baseline.
         more_effects: Of every other metric of which one way is better.
         same_budget: Every arm was given as many tuning trials as every other.
@@ -147,8 +143,6 @@ class Content:
     table: Table
     derived: tuple[str, ...]
     more: Table | None
-    added: Added | None
-    inference: str
     effects: EffectTable | None
     more_effects: tuple[EffectTable, ...]
     same_budget: bool
@@ -181,7 +175,6 @@ class Content:
         has = {name: getattr(self, name) for name in names}
         has["frontier"] = self.order or "frontier" in self.drawn
         drawn = {"curves", "calibration"} & self.drawn
-        has["replicates"] = self.added
         always = {"arms", "cost", "caveats", "provenance"} | ({"members"} if self.members or "members" in self.drawn else set[str]())
         found = {name for name, content in has.items() if content} | drawn | always
         return tuple((name, title) for name, title in _SECTIONS.items() if name in found)
@@ -215,8 +208,6 @@ def content_of(record: StudyRecord, figures: Sequence[Figure]) -> Content:
         table=arm_table(record, main),
         derived=derived_words(record),
         more=arm_table(record, rest) if rest else None,
-        added=added(record),
-        inference=inference(record),
         effects=_effects(record, quality) if quality else None,
         more_effects=tuple(table for table in tables if table is not None),
         same_budget=len({arm.tune_trials for arm in record.arms if not arm.is_derived}) == 1,

@@ -17,7 +17,6 @@ from orchestrator.records import StudyRecord
 from orchestrator.report.answer import answer
 from orchestrator.report.caveats import caveats
 from orchestrator.report.certainty import certainty_json, number
-from orchestrator.report.replicates import added_json
 from orchestrator.report.running import running_json
 from orchestrator.report.stopping import stopping_json
 
@@ -61,7 +60,6 @@ def summary(record: StudyRecord) -> dict[str, Json]:
             }
             for entry in missing(record)
         ],
-        "adaptive": added_json(record),
         "stopping": stopping_json(record),
         "running": running_json(record),
         "caveats": list(caveats(record)),
@@ -83,7 +81,6 @@ def _effect(effect: ArmEffect) -> dict[str, Json]:
         "smallest": number(effect.smallest),
         "smallest_t": number(effect.smallest_t),
         "diverged": effect.diverged,
-        "repeated": effect.repeated,
     }
 
 
