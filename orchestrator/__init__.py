@@ -20,3 +20,5 @@ from orchestrator.study import Profiles as Profiles
 from orchestrator.study import Role as Role
 from orchestrator.study import Study as Study
 from orchestrator.study import Tune as Tune
+from orchestrator.upstream import File as File
+from orchestrator.upstream import Upstream as Upstream

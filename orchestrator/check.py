@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from orchestrator.axes import edges
+from orchestrator.check_sources import source_problems, standing_in
 from orchestrator.config import check_value, leaves, resolve
 from orchestrator.contract import Combiner, Trainer
 from orchestrator.designs import Arm, AxisPairs
@@ -29,7 +30,7 @@ def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Pro
     axes = nuisance_axes(study)
     problems = [*_name_problems(arms), *_collisions(study, base, axes), *_protocol_problems(study, axes)]
     problems += _adaptive_problems(study, arms)
-    problems += [*_axis_problems(study, trainer, axes)]
+    problems += [*_axis_problems(study, trainer, axes), *source_problems(study, trainer, base, arms)]
     sound: list[FlatConfig] = []
     configs: dict[str, FlatConfig] = {}
     for arm in arms:
@@ -37,6 +38,7 @@ def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Pro
         problems += wrong
         configs[arm.name] = {} if wrong else config
         if not wrong:
+            config = standing_in(trainer, config)
             found = trainer.problems(config)
             problems += _in_arm(arm, found)
             sound += [] if found else [config]

@@ -25,6 +25,8 @@ from orchestrator.driver import Driver, Ending, prepare_data, unfinished
 from orchestrator.edits import edits_told
 from orchestrator.errors import OrchestratorError
 from orchestrator.exits import DONE, INCOMPLETE, INTERRUPTED
+from orchestrator.files import FOLDER, keep
+from orchestrator.inputs import lost_parameters, stranded
 from orchestrator.ledger import Ledger, LedgerUnavailableError, NoLedgerError, Patience
 from orchestrator.logbook import Logbook
 from orchestrator.measure import measure
@@ -52,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
     if not _agreed(view, options, console):
         return DONE
     _check_folder(context.folder)
+    _keep_files(context)
     drivers: list[Driver] = []
     hasty: Callable[[], bool] = lambda: any(driver.is_asked_to_stop for driver in drivers)  # noqa: E731
     ledger = Ledger.open(context.storage, patience=Patience(for_s=options.patience, say=_sayer(console), hasty=hasty))
@@ -100,7 +103,7 @@ def status(options: argparse.Namespace) -> int:
 
     context = read_study(options)
     ledger, logs = _existing(context), context.folder / "logs"
-    record = standing(_record(context, ledger, with_rungs=False))
+    record = standing(stranded(_record(context, ledger, with_rungs=False), ledger, context.out))
     alive, troubles = ledger.live_workers(context.study.name), ledger.troubles(context.study.name)
     links = links_of(ledger, context.study.name)
     if options.json:
@@ -194,14 +197,15 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def retry(options: argparse.Namespace) -> int:
-    """Puts failed trials back in the queue, and finished ones whose predictions a disk has damaged since."""
+    """Puts failed trials back in the queue, and finished ones whose predictions or parameters a disk has damaged since."""
     context = read_study(options)
     ledger = _existing(context)
-    torn = damaged(_record(context, ledger, with_rungs=False), context.trainer, ledger, context.out)
+    record = _record(context, ledger, with_rungs=False)
+    torn = damaged(record, context.trainer, ledger, context.out) | lost_parameters(record, ledger, context.out)
     for reason in torn.values():
         print(reason, file=sys.stderr)
     count, redone = ledger.retry(context.study.name), ledger.redo(torn)
-    also = f", and {redone} finished ones whose predictions cannot be read" if redone else ""
+    also = f", and {redone} finished ones whose predictions or parameters cannot be read" if redone else ""
     print(f"{count} failed trials{also} are planned again; run the study to train them", file=sys.stderr)
     return DONE
 
@@ -331,7 +335,8 @@ def _record(context: Context, ledger: Ledger, *, with_rungs: bool = True) -> Stu
 
 def _reported(context: Context, ledger: Ledger) -> StudyRecord:
     """The record, with all that a report tells beside results: derived arms, descriptions, causes, and how the study was run."""
-    record = explained(described(_record(context, ledger), ledger, context.out), ledger)
+    record = stranded(_record(context, ledger), ledger, context.out)
+    record = explained(described(record, ledger, context.out), ledger)
     record = measured(record, context.trainer, ledger, context.out)
     return dataclasses.replace(record, runs=ledger.run_records(context.study.name))
 
@@ -370,6 +375,18 @@ def _check_folder(folder: pathlib.Path) -> None:
             file.write(b"1")
     except OSError as error:
         raise _unwritable("the output folder cannot be written", folder, error) from error
+
+
+def _keep_files(context: Context) -> None:
+    """Copies the files that trials start from to where workers read them.
+
+    Raises:
+        OrchestratorError: There is no room, or a file was changed meanwhile.
+    """
+    try:
+        keep(context.planner.contents, context.out)
+    except OSError as error:
+        raise _unwritable("the files that trials start from cannot be kept", context.out / FOLDER, error) from error
 
 
 def _unwritable(what: str, folder: pathlib.Path, error: OSError) -> OrchestratorError:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.keys import FlatConfig, Value, content_key
+from orchestrator.upstream import Source
 
 T = TypeVar("T")
 
@@ -202,14 +203,15 @@ def resolve(config_class: type, base: FlatConfig, overrides: FlatConfig, *, wher
 def check_value(leaf: Leaf, value: object, *, where: str) -> tuple[Value, Problem | None]:
     """The value cast to the leaf's declared type, or the problem that forbids it."""
     kinds = _kinds(leaf.type)
+    if isinstance(value, Source):
+        return value, None if leaf.setting.artifact else _no_artifact(leaf, value, kinds, where)
     cast = _cast(value, kinds)
     if cast is _REFUSED:
-        names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
         return None, Problem(
             f"{where}: {leaf.key} has the wrong type",
             found=f"{value!r} ({type(value).__name__})",
-            expected=f"{names}: {leaf.setting.help}",
-            fix=f"give {leaf.key} a value of type {names}",
+            expected=f"{_names(kinds)}: {leaf.setting.help}",
+            fix=f"give {leaf.key} a value of type {_names(kinds)}",
         )
     expected = _out_of_range(leaf.setting, cast)
     if expected:
@@ -285,6 +287,19 @@ def _cast(value: object, kinds: tuple[type, ...]) -> object:
     if isinstance(value, list) and tuple in kinds:
         return tuple(typing.cast(list[object], value))
     return _REFUSED
+
+
+def _no_artifact(leaf: Leaf, value: Source, kinds: tuple[type, ...], where: str) -> Problem:
+    return Problem(
+        f"{where}: {leaf.key} takes no artifact",
+        found=repr(value),
+        expected=f"{_names(kinds)}: {leaf.setting.help}",
+        fix="give it to a key that names a file to start from",
+    )
+
+
+def _names(kinds: tuple[type, ...]) -> str:
+    return " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
 
 
 def _out_of_range(setting: Setting, value: object) -> str:

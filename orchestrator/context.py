@@ -86,14 +86,14 @@ def read_study(options: argparse.Namespace) -> Context:
         storage=storage_of(options.storage, os.environ, options.out),
         file=pathlib.Path(options.study),
         content=content,
-        digest=_digest(content, profile, options.set, base, loaded.trainer),
+        digest=_digest([content, *(held.address for held in planner.contents.values())], profile, options.set, base, loaded.trainer),
     )
 
 
-def _digest(content: str, profile: str, settings: Sequence[str], base: FlatConfig, trainer: Trainer) -> str:
+def _digest(files: Sequence[str], profile: str, settings: Sequence[str], base: FlatConfig, trainer: Trainer) -> str:
     """Of all that decides the plan. The base says what a study takes from modules that its file imports."""
     return content_key(
-        {"file": content, "profile": profile, "settings": settings, "base": dict(base), "trainer": [trainer.name, trainer.version]}
+        {"files": files, "profile": profile, "settings": settings, "base": dict(base), "trainer": [trainer.name, trainer.version]}
     )
 
 
@@ -109,7 +109,7 @@ def plan_view(context: Context, ledger: Ledger | None, workers: int, *, device: 
     plan, outcomes = planned(context.planner, ledger)
     changes = held_against(plan, context.study.name, ledger, {key: outcome.state for key, outcome in outcomes.items()})
     work = work_left(plan, changes, context.trainer, _rungs(context.study))
-    cells = {trial.cell.signature: trial.cell for trial in plan.trials} | {row.signature: row.cell for row in work}
+    cells = plan.programs
     probes = () if ledger is None else ledger.probes(cells)
     known, overhead_s = ("", None) if ledger is None else ledger.machine(socket.gethostname())
     device = device_here(probes, device or known)

@@ -27,6 +27,7 @@ __all__ = [
     "DataError",
     "FlatConfig",
     "Host",
+    "Keeper",
     "Lane",
     "OrchestratorError",
     "Probe",
@@ -285,6 +286,16 @@ class Trainer(Protocol):
         A lane found with a checkpoint in its folder goes on from it. When `host.stopping` turns true the lanes are
         checkpointed and the call returns; lanes without a final report go back to the queue.
         """
+        ...
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A trainer whose trials can leave their parameters for others to start from: what `Upstream` needs beside `Trainer`."""
+
+    @property
+    def keeps(self) -> str:
+        """Dotted key of the boolean, outside of the program, with which a trial's final report names the artifact `parameters`."""
         ...
 
 

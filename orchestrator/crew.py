@@ -22,8 +22,8 @@ from orchestrator.executors.fleet import Fleet, Unit
 from orchestrator.executors.process import is_running
 from orchestrator.executors.store import UnitStore
 from orchestrator.ledger import Ledger, WorkerRow
+from orchestrator.order import WorkerOrder
 from orchestrator.records import Cause, TrialState
-from orchestrator.worker import WorkerOrder
 
 LEASE_S = 20.0  # a worker renews four times in this span
 LEASE = "TESSERA_LEASE_S"  # environment variable: another span, for file systems where a write may take longer

@@ -82,7 +82,7 @@ def difference(plan: Plan, places: Sequence[Place], states: Mapping[str, TrialSt
     """
     former = {(place.arm, place.phase, place.index): place.key for place in places}
     trials = tuple(plan.trials)
-    planned = {trial.key for trial in trials}
+    planned = {trial.key for trial in (*trials, *plan.held)}
     changes = tuple((trial, _change(trial, former, states)) for trial in trials)
     return Difference(changes=changes, orphaned=tuple(place for place in places if place.key not in planned))
 

@@ -22,7 +22,7 @@ from orchestrator.keys import Json
 from orchestrator.ledger import Ledger, ProgressRow
 from orchestrator.outcomes import Outlook
 from orchestrator.plan import Planner
-from orchestrator.planned import Outcomes, Plan, PlannedArm, PlannedTrial
+from orchestrator.planned import Outcomes, Part, Plan, PlannedTrial, PlannedUpstream
 from orchestrator.progress import ArmProgress, Progress, View
 from orchestrator.records import Phase, TrialState
 
@@ -235,7 +235,7 @@ def progress_of(plan: Plan, rows: Sequence[ProgressRow], *, workers: int) -> Pro
     by_arm: dict[str, list[ProgressRow]] = collections.defaultdict(list)
     for row in rows:
         by_arm[row.arm].append(row)
-    return Progress(arms=tuple(_arm_progress(arm, by_arm[arm.arm.name]) for arm in plan.arms), workers=workers)
+    return Progress(arms=tuple(_progress(part, by_arm[part.name]) for part in plan.parts), workers=workers)
 
 
 def unfinished(plan: Plan, outcomes: Outcomes) -> Sequence[PlannedTrial]:
@@ -245,13 +245,14 @@ def unfinished(plan: Plan, outcomes: Outcomes) -> Sequence[PlannedTrial]:
     return [trial for trial in wanted if trial.key not in outcomes or outcomes[trial.key].state not in good]
 
 
-def _arm_progress(arm: PlannedArm, rows: Sequence[ProgressRow]) -> ArmProgress:
-    steps, total = arm.cell.steps, arm.tune_trials + arm.replicates
+def _progress(part: Part, rows: Sequence[ProgressRow]) -> ArmProgress:
+    steps, total = part.cell.steps, len(part.trials) + part.pending
     done = sum(row.done + row.failed for row in rows)
-    tuning = any(row.phase is Phase.TUNE and row.running + row.waiting + row.paused for row in rows)
+    busy = {row.phase for row in rows if row.running + row.waiting + row.paused}
+    doing = "upstream" if isinstance(part, PlannedUpstream) else "tuning" if Phase.TUNE in busy else "replicates"
     return ArmProgress(
-        arm=arm.arm.name,
-        phase="done" if done >= total else "tuning" if tuning else "replicates",
+        arm=part.name,
+        phase="done" if done >= total else doing,
         done=done,
         running=sum(row.running for row in rows),
         failed=sum(row.failed for row in rows),
@@ -289,5 +290,5 @@ def prepare_data(trainer: Trainer, plan: Plan) -> None:
     Raises:
         DataError: One cannot be prepared here.
     """
-    for cell in {trial.cell.signature: trial.cell for trial in plan.trials}.values():
+    for cell in plan.programs.values():
         trainer.prepare(cell.config)

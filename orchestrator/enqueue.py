@@ -21,11 +21,11 @@ def plan_rows(
         plan: The plan.
         spec: The study's description; None where an earlier one still holds.
         digest: Of the study file and the settings that the plan was made from.
-        since: An earlier plan that the ledger has: then only arms that differ from it are spoken of. None: all.
+        since: An earlier plan that the ledger has: then only arms and upstreams that differ from it are spoken of. None: all.
     """
-    arms = changed(plan, since)
+    parts = changed(plan, since)
     former = [] if since is None else changed(since, plan)
-    trials = tuple(trial for arm in arms for trial in arm.trials)
+    trials = tuple(trial for part in parts for trial in part.trials)
     cells = {trial.cell.key: trial.cell for trial in trials}
     return PlanRows(
         study=study,
@@ -35,8 +35,8 @@ def plan_rows(
         members=tuple(_member(trial) for trial in trials),
         decisions=tuple(_decision(decision) for decision in plan.decisions),
         digest=digest,
-        arms=None if since is None else frozenset(arm.arm.name for arm in (*arms, *former)),
-        former=tuple(trial.key for arm in former for trial in arm.trials),
+        arms=None if since is None else frozenset(part.name for part in (*parts, *former)),
+        former=tuple(trial.key for part in former for trial in part.trials),
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.contract import Probe, Trainer, fastest
 from orchestrator.diff import Change, Difference
-from orchestrator.planned import Plan, PlannedCell, PlannedTrial
+from orchestrator.planned import Plan, PlannedCell, PlannedTrial, PlannedUpstream
 from orchestrator.records import Phase
 
 OVERHEAD_S = 2.0  # of a run beside its programs, where no run told: workers start, import, and end
@@ -54,8 +54,9 @@ class Batch:
 
     Attributes:
         signature: Of the program.
-        phase: Replicates wait until the tuning of their arms is done.
-        arms: That the trials are of.
+        phase: Replicates wait until the tuning of their arms is done, and all wait for what they start from.
+        arms: That the trials are of, or upstreams.
+        feeds: Names of arms and upstreams whose trials start from these.
         trials: How many, those that wait for a selection included.
         steps: Optimizer steps of them all; of those that a rule may stop, as many as are to be expected.
     """
@@ -65,6 +66,7 @@ class Batch:
     arms: frozenset[str]
     trials: int
     steps: int
+    feeds: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,13 +162,16 @@ def work_left(plan: Plan, difference: Difference, trainer: Trainer, rungs: Mappi
             counted.add(trial.key)
             steps = rungs[trial.phase].steps_left(trial) if trial.watched and trial.phase in rungs else trial.cell.steps
             count(trial.cell, trial.phase, trial.arm, 1, steps)
+    for row in plan.upstream:
+        count(row.cell, Phase.UPSTREAM, row.name, row.pending, row.cell.steps)
     for arm in plan.arms:
         tuned = sum(trial.phase is Phase.TUNE for trial in arm.trials)
         count(arm.cell, Phase.TUNE, arm.arm.name, arm.tune_trials - tuned, arm.cell.steps)
         count(arm.cell, Phase.REPLICATE, arm.arm.name, arm.replicates - (len(arm.trials) - tuned), arm.cell.steps)
+    feeds = _feeds(plan)
     rows: list[Work] = []
     for signature, cell in cells.items():
-        batches = [_batch(signature, phase, parts[signature, phase]) for phase in Phase if (signature, phase) in parts]
+        batches = [_batch(signature, phase, parts[signature, phase], feeds) for phase in Phase if (signature, phase) in parts]
         packs = math.ceil(sum(batch.trials for batch in batches) / trainer.width(cell.config))
         rows.append(Work(signature=signature, cell=cell, batches=tuple(batches), packs=packs))
     return tuple(rows)
@@ -222,7 +227,7 @@ def estimate(work: Sequence[Work], speed: Mapping[str, Speed], workers: int, *, 
 
 
 def in_order(work: Sequence[Work]) -> tuple[Batch, ...]:
-    """All batches as they are handed out: tuning before replicates, in the order of the plan."""
+    """All batches as they are handed out: upstream, tuning, replicates, each in the order of the plan."""
     return tuple(batch for phase in Phase for row in work for batch in row.batches if batch.phase is phase)
 
 
@@ -240,11 +245,13 @@ def _schedule_s(batches: Sequence[Batch], speed: Mapping[str, Speed], workers: i
     programs = Counter(batch.phase for batch in batches)
     free = [0.0] * workers
     tuned: dict[str, float] = {}
+    fed: dict[str, float] = {}
     compiled: Counter[str] = Counter()  # workers that have compiled a program: a later trial goes to any of them, or another
     for number, batch in enumerate(batches):
         each = workers if number >= len(batches) - shared else max(1, workers // programs[batch.phase])
         parts, one = min(each, batch.trials), speed[batch.signature]
-        ready = max((tuned.get(arm, 0.0) for arm in batch.arms), default=0.0) if batch.phase is Phase.REPLICATE else 0.0
+        before = (fed, tuned) if batch.phase is Phase.REPLICATE else (fed,)
+        ready = max((ends[name] for ends in before for name in batch.arms if name in ends), default=0.0)
         missing = 1.0 - compiled[batch.signature] / workers
         if programs[batch.phase] <= workers and parts <= compiled[batch.signature]:
             missing = 0.0  # whoever tuned waits for the replicates; with more programs than workers it went on to another
@@ -256,6 +263,7 @@ def _schedule_s(batches: Sequence[Batch], speed: Mapping[str, Speed], workers: i
             heapq.heappush(free, end)
             if batch.phase is Phase.TUNE:
                 tuned |= {arm: max(tuned.get(arm, 0.0), end) for arm in batch.arms}
+            fed |= {name: max(fed.get(name, 0.0), end) for name in batch.feeds}
     return max(free)
 
 
@@ -281,9 +289,21 @@ def _split(trials: int, parts: int) -> list[int]:
     return [trials // parts + (number < trials % parts) for number in range(parts)]
 
 
-def _batch(signature: str, phase: Phase, parts: Sequence[tuple[str, int, float]]) -> Batch:
+def _batch(signature: str, phase: Phase, parts: Sequence[tuple[str, int, float]], feeds: Mapping[str, frozenset[str]]) -> Batch:
     arms, steps = frozenset(arm for arm, _, _ in parts), round(math.fsum(steps for *_, steps in parts))
-    return Batch(signature=signature, phase=phase, arms=arms, trials=sum(n for _, n, _ in parts), steps=steps)
+    fed = frozenset[str]().union(*(feeds[name] for name in arms)) if phase is Phase.UPSTREAM else frozenset[str]()
+    return Batch(signature=signature, phase=phase, arms=arms, trials=sum(n for _, n, _ in parts), steps=steps, feeds=fed)
+
+
+def _feeds(plan: Plan) -> dict[str, frozenset[str]]:
+    """What starts from each upstream, at once or through another."""
+
+    def takers(row: PlannedUpstream) -> Iterator[str]:
+        yield from (arm.name for arm in plan.arms if not row.keys.isdisjoint(arm.starts))
+        others = [other for other in plan.upstream if other is not row]
+        yield from (other.name for other in others if not row.keys.isdisjoint(other.cell.starts))
+
+    return {row.name: frozenset(takers(row)) for row in plan.upstream}
 
 
 def _inferred(unknown: Sequence[PlannedCell], known: Sequence[tuple[PlannedCell, Speed]]) -> dict[str, Speed]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from orchestrator.contract import PARAMETERS
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Planner
 from orchestrator.planned import Outcome, Outcomes, Plan, PlannedTrial, changed
@@ -66,7 +68,7 @@ class Outlook:
         """The plan that follows now.
 
         Args:
-            arms: Names of those whose trials may stand elsewhere than at the last look; None: any of them.
+            arms: Names of those, and of upstreams, whose trials may stand elsewhere than at the last look; None: any of them.
         """
         asked: set[str] = set()
         plan = self._plan if arms is not None and self._plan is not None else self._planner.plan(self.outcomes)
@@ -82,10 +84,10 @@ class Outlook:
 
     def _open(self, plan: Plan, arms: Collection[str] | None) -> Iterator[PlannedTrial]:
         """Trials that may have changed, or are new."""
-        for arm in plan.arms if arms is None else [arm for arm in plan.arms if arm.arm.name in arms]:
-            yield from (trial for trial in arm.trials if not self._is_settled(trial.key))
-        for arm in [] if arms is None else changed(plan, self._plan):
-            yield from (trial for trial in arm.trials if trial.key not in self.outcomes)
+        for part in plan.parts if arms is None else [part for part in plan.parts if part.name in arms]:
+            yield from (trial for trial in (*part.trials, *part.held) if not self._is_settled(trial.key))
+        for part in [] if arms is None else changed(plan, self._plan):
+            yield from (trial for trial in (*part.trials, *part.held) if trial.key not in self.outcomes)
 
     def _is_settled(self, key: str) -> bool:
         known = self.outcomes.get(key)
@@ -106,7 +108,10 @@ class Outlook:
         watched = [trial.key for trial in trials if trial.watched and trial.key in found]
         # After the states: a report that comes in between belongs to a trial that is taken to be running, not to a finished one.
         rungs = self._ledger.rungs(watched, self._planner.watches) if watched else {}
-        return found | {key: Outcome(state=found[key].state, metrics=found[key].metrics, rungs=curve) for key, curve in rungs.items()}
+        found |= {key: Outcome(state=found[key].state, metrics=found[key].metrics, rungs=curve) for key, curve in rungs.items()}
+        starts = [key for key in found if key in self._planner.starts and found[key].state is TrialState.COMPLETE]
+        kept = {row.trial for row in self._ledger.artifacts(starts) if row.name == PARAMETERS} if starts else ()
+        return found | {key: dataclasses.replace(found[key], kept=True) for key in kept}
 
     def _outcome(self, state: TrialState, finals: dict[str, float]) -> Outcome:
         metrics = {sys.intern(name): value for name, value in finals.items() if name in self._names}

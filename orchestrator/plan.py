@@ -2,7 +2,8 @@
 
 A pure function of the study and of the outcomes recorded so far. The driver calls it again as outcomes arrive: a tuned
 arm's replicates exist once its tuning is finished, an adaptive sampler's next points once its last batch is, and what a
-rung stops is known once the whole cohort has reported it, and which arms get more replicates once all have ended.
+rung stops is known once the whole cohort has reported it, and which arms get more replicates once all have ended. What starts
+from an upstream trial waits until that is trained.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from orchestrator.cells import Cells
 from orchestrator.config import Overlay, resolve
 from orchestrator.contract import Trainer
 from orchestrator.designs import Arm, Design, Sampled
+from orchestrator.errors import StudyError
 from orchestrator.expand import ADAPTIVE_BATCH, Cohort, Made, made_by, proposals, sampled_in
+from orchestrator.files import contents_of
 from orchestrator.keys import FlatConfig, trial_key
+from orchestrator.lineage import Inherited, Upstreams, is_ready
 from orchestrator.planned import Outcome, Outcomes, Plan, PlannedArm, PlannedCell, PlannedDecision, PlannedTrial
 from orchestrator.records import Phase, TrialState
 from orchestrator.replicates import TUNING_SEED, Adaptive, Replicates
 from orchestrator.settling import settled
+from orchestrator.sources import files_in, sources_of, upstreams_in
 from orchestrator.standings import halved_arms, halved_trials
 from orchestrator.study import Study, Tune, adaptive_in, nuisance_axes
 
@@ -35,12 +40,21 @@ class _Before:
         drawn: Its tuning trials before any rule looked at them.
         keys: Of these, from whose outcomes the rest follows.
         outcomes: As they were.
+        others: Of upstream trials and of what waits for them, from whose outcomes it follows what may be trained.
+        of_others: Their outcomes.
     """
 
     planned: PlannedArm
     drawn: tuple[PlannedTrial, ...]
     keys: tuple[str, ...]
     outcomes: tuple[Outcome | None, ...]
+    others: tuple[str, ...]
+    of_others: tuple[Outcome | None, ...]
+
+    def holds(self, outcomes: Outcomes) -> bool:
+        """Nothing that it follows from has changed."""
+        now = (tuple(map(outcomes.get, self.keys)), tuple(map(outcomes.get, self.others)))
+        return now == (self.outcomes, self.of_others)
 
 
 class Planner:
@@ -52,7 +66,14 @@ class Planner:
         self._tuned = frozenset(key for key, _ in self._axes)
         self._designs = [row for design in _designs(study) for row in sampled_in(design)]
         self._made: tuple[Made, ...] | None = None  # of a study whose arms do not follow from results
-        self._cells = Cells(trainer)
+        sources = sources_of(study, base)
+        self.contents, problems = contents_of(files_in(sources))
+        if problems:
+            raise StudyError.of(problems)
+        self._inherits = bool(upstreams_in(sources))
+        self._cells = Cells(trainer, base, {file: content.address for file, content in self.contents.items()})
+        self._upstreams = Upstreams(self._cells)
+        self._starts_of: dict[str, tuple[str, ...]] = {}
         self._points: dict[str, FlatConfig] = {}
         self._numbers: dict[str, int] = {}
         self._before: dict[int | str, _Before] = {}
@@ -65,10 +86,12 @@ class Planner:
         Args:
             outcomes: Of every trial that was planned, as far as they are known.
             since: An earlier plan of this study; None: look at every arm.
-            moved: Names of the arms to which something happened since then.
+            moved: Names of the arms and upstreams to which something happened since then.
         """
+        outcomes = Inherited(outcomes, self._cells, self._starts_of) if self._inherits else outcomes
         if since is not None and self._made is not None and not since.cohorts and self._rule is None:
-            return Plan(arms=self._arms_after(since, self._made, outcomes, moved))
+            few = self._arms_after(since, self._made, outcomes, moved)
+            return Plan(arms=few, upstream=self._upstreams.of(few, outcomes))
         made = self._made or made_by(self.study.arms, self.study.axes, self.base, functools.partial(self._score, outcomes))
         if not any(is_adaptive(row) for row in self._designs):
             self._made = made
@@ -88,31 +111,51 @@ class Planner:
                 arms[number] = arm
             cohorts.append((frozenset(arm.arm.name for arm in standing), Phase.REPLICATE))
         if self._rule is None:
-            return Plan(arms=tuple(arms), cohorts=tuple(cohorts), of_arms=tuple(of_arms))
-        rounds = settled(self._rule, arms, outcomes, derived=len(self.study.ensembles))
-        grown = [self._with_more(arm, number, rounds.replicates_of(arm.arm.name)) for number, arm in enumerate(arms)]
-        return Plan(arms=tuple(grown), cohorts=tuple(cohorts), rounds=rounds)
+            upstream = self._upstreams.of(arms, outcomes)
+            return Plan(arms=tuple(arms), cohorts=tuple(cohorts), of_arms=tuple(of_arms), upstream=upstream)
+        rounds = settled(self._rule, arms, outcomes, self._key_of, derived=len(self.study.ensembles))
+        grown = [self._with_more(arm, number, rounds.replicates_of(arm.name), outcomes) for number, arm in enumerate(arms)]
+        return Plan(arms=tuple(grown), cohorts=tuple(cohorts), rounds=rounds, upstream=self._upstreams.of(grown, outcomes))
 
-    def _with_more(self, arm: PlannedArm, number: int, replicates: int) -> PlannedArm:
+    def _with_more(self, arm: PlannedArm, number: int, replicates: int, outcomes: Outcomes) -> PlannedArm:
         """An arm with as many replicates as its comparison asks for."""
         assert self._rule is not None, "only then do arms get more"
         if replicates <= arm.replicates:
             return arm
         before = self._grown.get(number)
-        if before is not None and before[0] is arm and before[1].replicates == replicates:
+        if before is not None and before[0] is arm and before[1].replicates == replicates and not arm.starts:
             return before[1]
-        place = number * (arm.tune_trials + self._rule.most) + arm.tune_trials
+        first, place = self._rule.first_seed, number * (arm.tune_trials + self._rule.most) + arm.tune_trials
         more = [
-            self._trial(arm.arm, arm.cell, arm.selected or {}, Phase.REPLICATE, index, self._rule.first_seed + index, place + index)
+            self._trial(
+                arm.arm, self._cell_of(arm, first + index), arm.selected or {}, Phase.REPLICATE, index, first + index, place + index
+            )
             for index in range(arm.replicates, replicates)
         ]
-        self._grown[number] = arm, dataclasses.replace(arm, replicates=replicates, trials=(*arm.trials, *more))
+        grown = dataclasses.replace(
+            arm,
+            replicates=replicates,
+            trials=(*arm.trials, *(trial for trial in more if is_ready(trial, outcomes))),
+            held=(*arm.held, *(trial for trial in more if not is_ready(trial, outcomes))),
+            starts=tuple(self._cells.chain((*arm.starts, *(start for trial in more for start in trial.cell.starts)))),
+        )
+        if before is None or before[1] != grown:
+            self._grown[number] = arm, grown
         return self._grown[number][1]
 
+    def _cell_of(self, arm: PlannedArm, seed: int) -> PlannedCell:
+        """The cell of a replicate of an arm."""
+        return self._cells.of(self._resolved(arm.arm), arm.selected or {}, seed) if arm.starts else arm.cell
+
+    def _key_of(self, arm: PlannedArm, seed: int) -> str:
+        return trial_key(self._cell_of(arm, seed).key, seed)
+
     def _arms_after(self, since: Plan, made: Sequence[Made], outcomes: Outcomes, moved: Collection[str]) -> tuple[PlannedArm, ...]:
-        """The arms of a study in which none follows from another: only those that moved are looked at."""
+        """The arms of a study in which none follows from another: only those that moved, or whose upstream did, are looked at."""
         arms = list(since.arms)
-        for number in sorted(self._numbers[name] for name in moved if name in self._numbers):
+        starts = {trial.key for row in since.upstream if row.name in moved for trial in (*row.trials, *row.held)}
+        further = (number for number, arm in enumerate(arms) if not starts.isdisjoint(arm.starts)) if starts else ()
+        for number in sorted({*(self._numbers[name] for name in moved if name in self._numbers), *further}):
             arms[number] = self._plan_arm(made[number].arm, number, outcomes)
         return tuple(arms)
 
@@ -131,12 +174,17 @@ class Planner:
         chosen += [] if self._rule is None else [self._rule.metric]
         return frozenset(row.select for row in self._designs if is_adaptive(row)) | frozenset(chosen)
 
+    @property
+    def starts(self) -> Collection[str]:
+        """Keys of the upstream trials met so far, of which it matters whether they left their parameters."""
+        return self._cells.starts.keys()
+
     def _plan_arm(self, arm: Arm, number: int, outcomes: Outcomes) -> PlannedArm:
         """The tuning trials of an arm and, once they are finished, its replicates."""
         # Arms that follow from results are made anew each time; the text tells 1 from True, which equal each other.
         name = number if self._made is not None else repr((number, arm))
         before = self._before.get(name)
-        if before is None or tuple(map(outcomes.get, before.keys)) != before.outcomes:
+        if before is None or not before.holds(outcomes):
             before = self._before[name] = self._planned(arm, number, outcomes, before)
         return before.planned
 
@@ -155,28 +203,48 @@ class Planner:
         rule = None if tune is None else tune.rule
         tuning, decisions = (drawn, ()) if rule is None else halved_trials(rule, drawn, outcomes)
         selected: FlatConfig | None = {} if tune is None else self._selected(tune, tuning, outcomes)
-        cell = self._cells.of(config, selected or {})
-        seeds = range(then.first_seed, then.first_seed + (0 if selected is None else least))
+        point = selected or {}
+        cells = self._replicated(config, point, range(then.first_seed, then.first_seed + least))
         runs = [
-            self._trial(arm, cell, selected or {}, Phase.REPLICATE, index, seed, first + budget + index) for index, seed in enumerate(seeds)
+            self._trial(arm, cell, point, Phase.REPLICATE, index, then.first_seed + index, first + budget + index)
+            for index, cell in enumerate(cells if selected is not None else ())
         ]
+        to_follow = cells if selected is None and self._tuned.isdisjoint(self._cells.artifact_keys) else ()
+        trials = (*tuning, *runs)
+        starts = self._cells.chain(start for cell in (*(trial.cell for trial in trials), *to_follow) for start in cell.starts)
         planned = PlannedArm(
             arm=arm,
-            cell=cell,
+            cell=cells[0],
             tune_trials=budget,
             replicates=least,
             selected=selected,
-            trials=(*tuning, *runs),
+            trials=tuple(trial for trial in trials if is_ready(trial, outcomes)),
             decisions=tuple(decisions),
+            held=tuple(trial for trial in trials if not is_ready(trial, outcomes)),
+            starts=tuple(starts),
         )
         keys = tuple(trial.key for trial in drawn)
-        return _Before(planned=planned, drawn=tuple(drawn), keys=keys, outcomes=tuple(map(outcomes.get, keys)))
+        others = (*starts, *(trial.key for trial in trials)) if starts else ()
+        return _Before(
+            planned=planned,
+            drawn=tuple(drawn),
+            keys=keys,
+            outcomes=tuple(map(outcomes.get, keys)),
+            others=others,
+            of_others=tuple(map(outcomes.get, others)),
+        )
+
+    def _replicated(self, config: Overlay, point: FlatConfig, seeds: range) -> Sequence[PlannedCell]:
+        """The cell of each replicate: one for all, unless what they start from differs with the seed."""
+        if not self._cells.is_paired(config, point):
+            return [self._cells.of(config, point, seeds.start)] * len(seeds)
+        return [self._cells.of(config, point, seed) for seed in seeds]
 
     def _drawn(
         self, tune: Tune, arm: Arm, config: Overlay, first: int, outcomes: Outcomes, before: _Before | None
     ) -> Sequence[PlannedTrial]:
         def trial(point: FlatConfig, index: int = 0) -> PlannedTrial:
-            return self._trial(arm, self._cells.of(config, point), point, Phase.TUNE, index, TUNING_SEED, first + index)
+            return self._trial(arm, self._cells.of(config, point, TUNING_SEED), point, Phase.TUNE, index, TUNING_SEED, first + index)
 
         def score(point: FlatConfig) -> float | None:
             return _score_of(outcomes.get(trial(point).key), tune.select)
@@ -218,7 +286,8 @@ class Planner:
         planned = self._plan_arm(arm, 0, outcomes)
         if planned.selected is None:
             return None
-        scores = [_score_of(outcomes.get(trial.key), design.select) for trial in planned.trials if trial.phase is Phase.REPLICATE]
+        trials = (*planned.trials, *planned.held)
+        scores = [_score_of(outcomes.get(trial.key), design.select) for trial in trials if trial.phase is Phase.REPLICATE]
         known = [score for score in scores if score is not None]
         return None if len(known) < len(scores) else sum(known) / len(known)
 
@@ -229,6 +298,8 @@ class Planner:
 
     def _trial(self, arm: Arm, cell: PlannedCell, point: FlatConfig, phase: Phase, index: int, seed: int, position: int) -> PlannedTrial:
         key = trial_key(cell.key, seed)
+        if cell.starts:
+            self._starts_of[key] = cell.starts
         return PlannedTrial(key=key, cell=cell, arm=arm.name, phase=phase, index=index, seed=seed, point=point, position=position)
 
 

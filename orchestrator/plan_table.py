@@ -15,7 +15,7 @@ from orchestrator.ensembles import Ensemble
 from orchestrator.errors import Problem
 from orchestrator.estimate import Estimate, Speed, Work
 from orchestrator.keys import Json
-from orchestrator.planned import Plan, PlannedArm
+from orchestrator.planned import Part, Plan, PlannedArm, PlannedUpstream
 from orchestrator.progress import duration
 from orchestrator.study import Role
 
@@ -71,8 +71,8 @@ def plan_json(view: PlanView) -> dict[str, Json]:
         "profile": view.profile,
         "roles": {key: role.value for key, role in view.roles.items()},
         "totals": {change.value: total.count(change) for change in Change}
-        | {"pending": sum(arm.pending for arm in view.plan.arms), "orphaned": len(total.orphaned_keys)},
-        "signatures": len({trial.cell.signature for trial in view.plan.trials}),
+        | {"pending": sum(part.pending for part in view.plan.parts), "orphaned": len(total.orphaned_keys)},
+        "signatures": _n_signatures(view.plan),
         "packs": sum(row.packs for row in view.work),
         "estimate_s": None if view.estimate is None else view.estimate.seconds,
         "estimate": None if view.estimate is None else dataclasses.asdict(view.estimate),
@@ -82,6 +82,7 @@ def plan_json(view: PlanView) -> dict[str, Json]:
         "data": [dataclasses.asdict(problem) for problem in view.data_problems],
         "arms": [_arm_json(view, arm) for arm in view.plan.arms],
         "adaptive": None if view.plan.rounds is None else view.plan.rounds.json(),
+        "upstream": [_upstream_json(view, row) for row in view.plan.upstream],
         "derived": [_derived_json(view, row) for row in view.ensembles],
         "trials": [
             {
@@ -113,11 +114,13 @@ def plan_table(view: PlanView) -> RenderableType:
 def summary_lines(view: PlanView) -> list[str]:
     """What a run would do, in sentences."""
     total = view.difference
-    pending = sum(arm.pending for arm in view.plan.arms)
+    held = sum(1 for _ in view.plan.held)
+    pending = sum(part.pending for part in view.plan.parts) - held
     todo = [f"{total.count(change)} {change.value}" for change in Change if total.count(change)]
+    todo += [f"{held} to follow what they start from"] if held else []
     todo += [f"{pending} to follow from tuning"] if pending else []
     todo += [f"{len(total.orphaned_keys)} orphaned (kept)"] if total.orphaned_keys else []
-    signatures = len({trial.cell.signature for trial in view.plan.trials})
+    signatures = _n_signatures(view.plan)
     lines = [f"{view.study}: " + ", ".join(todo or ["nothing planned"])]
     lines += [f"replicates: {view.plan.rounds}"] if view.plan.rounds is not None else []
     left = sum(row.trials for row in view.work)
@@ -126,6 +129,10 @@ def summary_lines(view: PlanView) -> list[str]:
     lines += [f"{left} trials to run, {sum(row.packs for row in view.work)} packs, {signatures} programs"]
     lines += [_time_line(view)]
     return lines
+
+
+def _n_signatures(plan: Plan) -> int:
+    return len({trial.cell.signature for trial in (*plan.trials, *plan.held)})
 
 
 def _time_line(view: PlanView) -> str:
@@ -156,23 +163,29 @@ def _arm_table(view: PlanView) -> Table:
     for name in names:
         table.add_column(name, justify="left" if name in ("arm", "signature") else "right", no_wrap=name != "arm")
     packs = _packs_by_arm(view)
-    for arm in view.plan.arms[:MAX_ROWS]:
+    for part in (*view.plan.upstream, *view.plan.arms[:MAX_ROWS]):
         counts = [
-            view.difference.count(change, arm.arm.name)
+            view.difference.count(change, part.name)
             for change in (Change.NEW, Change.CHANGED, Change.WAITING, Change.CACHED, Change.FAILED)
         ]
         table.add_row(
-            Text(arm.arm.name + (" *" if arm.arm.baseline else "")),
-            str(_cells(arm)),
-            str(arm.tune_trials or ""),
-            str(arm.replicates),
-            " ".join(sorted({name[:SHORT] for name in _signatures(arm)})),
-            packs[arm.arm.name],
+            *_name_and_trials(part),
+            " ".join(sorted({name[:SHORT] for name in _signatures(part)})),
+            packs[part.name],
             *(str(count or "") for count in counts),
-            _magnitude(arm.cell.cost.get("cost/parameters")),
-            _gflops(arm.cell.cost.get("cost/train_gflops")),
+            _magnitude(part.cell.cost.get("cost/parameters")),
+            _gflops(part.cell.cost.get("cost/train_gflops")),
         )
     return table
+
+
+def _name_and_trials(part: Part) -> tuple[Text, str, str, str]:
+    """What it is called, and how many cells, tuning trials and replicates it has."""
+    if isinstance(part, PlannedUpstream):
+        n = len(part.keys)
+        return Text(f"{part.name} (upstream, {n} trial{'' if n == 1 else 's'})"), str(_cells(part)), "", ""
+    name = Text(part.name + (" *" if part.arm.baseline else ""))
+    return name, str(_cells(part)), str(part.tune_trials or ""), str(part.replicates)
 
 
 def _program_table(view: PlanView) -> Table:
@@ -181,7 +194,7 @@ def _program_table(view: PlanView) -> Table:
     for name in ("program", "arms", "trials", "steps", "strategy", "width", "lane-step", "compiling", "memory", "one worker"):
         left = name in ("program", "arms", "strategy")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "arms", max_width=48 if name == "arms" else None)
-    order = {arm.arm.name: number for number, arm in enumerate(view.plan.arms)}
+    order = {part.name: number for number, part in enumerate(view.plan.parts)}
     for row in view.work[:MAX_ROWS]:
         speed = view.speeds.get(row.signature)
         arms = sorted({arm for batch in row.batches for arm in batch.arms}, key=order.__getitem__)
@@ -233,6 +246,19 @@ def _arm_json(view: PlanView, arm: PlannedArm) -> Json:
     }
 
 
+def _upstream_json(view: PlanView, row: PlannedUpstream) -> Json:
+    return {
+        "name": row.name,
+        "seeds": row.upstream.seeds,
+        "trials": len(row.keys),
+        "pending": row.pending,
+        "arms": [arm.name for arm in view.plan.arms if not row.keys.isdisjoint(arm.starts)],
+        "signatures": sorted(_signatures(row)),
+        "cost": dict(row.cell.cost),
+        "changes": {change.value: view.difference.count(change, row.name) for change in Change},
+    }
+
+
 def _derived_line(view: PlanView, row: Ensemble) -> str:
     """What an arm that trains nothing is made of."""
     of, n = " and ".join(row.of), _replicates(view, row)
@@ -260,13 +286,13 @@ def _replicates(view: PlanView, row: Ensemble) -> int:
     return min((arm.replicates for arm in view.plan.arms if arm.arm.name in row.of), default=0)
 
 
-def _cells(arm: PlannedArm) -> int:
+def _cells(part: Part) -> int:
     """Configs of an arm: those it is tuned over; the selected one is among them."""
-    return len({trial.cell.key for trial in arm.trials})
+    return len({trial.cell.key for trial in (*part.trials, *part.held)})
 
 
-def _signatures(arm: PlannedArm) -> set[str]:
-    return {trial.cell.signature for trial in arm.trials} | {arm.cell.signature}
+def _signatures(part: Part) -> set[str]:
+    return {trial.cell.signature for trial in (*part.trials, *part.held)} | {part.cell.signature}
 
 
 def _packs_by_arm(view: PlanView) -> Mapping[str, str]:
@@ -274,12 +300,12 @@ def _packs_by_arm(view: PlanView) -> Mapping[str, str]:
     packs = {row.signature: row.packs for row in view.work}
     shown: Counter[str] = Counter()
     cells: dict[str, str] = {}
-    for arm in view.plan.arms:
-        mine = sorted(_signatures(arm) & packs.keys())
+    for part in view.plan.parts:
+        mine = sorted(_signatures(part) & packs.keys())
         fresh = sum(packs[name] for name in mine if not shown[name])
         shared = any(shown[name] for name in mine)
         shown.update(mine)
-        cells[arm.arm.name] = "" if not mine else f"{fresh or ''}{'+' if shared else ''}"
+        cells[part.name] = "" if not mine else f"{fresh or ''}{'+' if shared else ''}"
     return cells
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.designs import Arm
 from orchestrator.keys import FlatConfig
 from orchestrator.records import Phase, Rung, TrialState
 from orchestrator.stopping.cohort import RungDecision
+from orchestrator.upstream import Upstream
 
 if TYPE_CHECKING:
     from orchestrator.analysis.rounds import Rounds
@@ -23,11 +24,18 @@ class Outcome:
         state: Where it stands, under any study.
         metrics: Final ones, when it is complete.
         rungs: What it reported, in the order of steps; needed of trials that a rule may stop (`PlannedTrial.watched`).
+        kept: The ledger has its parameters; needed of upstream trials.
     """
 
     state: TrialState
     metrics: Mapping[str, float]
     rungs: tuple[Rung, ...] = ()
+    kept: bool = False
+
+    @property
+    def is_start(self) -> bool:
+        """Trials may start from it."""
+        return self.state is TrialState.COMPLETE and self.kept
 
 
 Outcomes = Mapping[str, Outcome]
@@ -43,6 +51,7 @@ class PlannedCell:
         signature: Of the compiled program.
         cost: `cost/parameters`, `cost/train_gflops`, …
         steps: Optimizer steps that a trial of it takes.
+        starts: Keys of the upstream trials that a trial of it starts from.
     """
 
     key: str
@@ -50,6 +59,7 @@ class PlannedCell:
     signature: str
     cost: Mapping[str, float]
     steps: int
+    starts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +69,8 @@ class PlannedTrial:
     Attributes:
         key: Content key of cell and seed.
         cell: What it trains.
-        arm: Name of its arm.
-        phase: Tuning or replicate.
+        arm: Name of its arm, or of its upstream.
+        phase: Upstream, tuning or replicate.
         index: Number in its arm and phase, from 0.
         seed: Fixes every random draw.
         point: Values of the nuisance axes.
@@ -110,8 +120,10 @@ class PlannedArm:
         tune_trials: Tuning trials it gets.
         replicates: Replicates it gets.
         selected: Nuisance values chosen on validation data; None until tuning is finished.
-        trials: Those that can be planned now.
+        trials: Those that can be trained now, or were.
         decisions: Of its tuning trials.
+        held: Those that wait until what they start from is trained.
+        starts: Keys of all upstream trials that it takes, each after those that it starts from itself.
     """
 
     arm: Arm
@@ -121,11 +133,56 @@ class PlannedArm:
     selected: FlatConfig | None
     trials: tuple[PlannedTrial, ...]
     decisions: tuple[PlannedDecision, ...] = ()
+    held: tuple[PlannedTrial, ...] = ()
+    starts: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the arm."""
+        return self.arm.name
 
     @property
     def pending(self) -> int:
-        """Trials that wait for a selection or for an adaptive sampler."""
+        """Trials that wait for others: for a selection, an adaptive sampler, or what they start from."""
         return self.tune_trials + self.replicates - len(self.trials)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedUpstream:
+    """Trials that others start from.
+
+    Attributes:
+        upstream: As the study file writes it.
+        trials: Those that can be trained now, or were; one for each seed that is asked for.
+        held: Those that wait until what they start from themselves is trained.
+    """
+
+    upstream: Upstream
+    trials: tuple[PlannedTrial, ...]
+    held: tuple[PlannedTrial, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the upstream."""
+        return self.upstream.name
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of all its trials."""
+        return frozenset(trial.key for trial in (*self.trials, *self.held))
+
+    @property
+    def cell(self) -> PlannedCell:
+        """Of its first trial."""
+        return (*self.trials, *self.held)[0].cell
+
+    @property
+    def pending(self) -> int:
+        """Trials that wait for others."""
+        return len(self.held)
+
+
+Part: TypeAlias = PlannedUpstream | PlannedArm  # of a plan
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,17 +194,35 @@ class Plan:
         cohorts: Trials that are compared with each other, as the arms and the phase that they are of.
         of_arms: Decisions on whole arms.
         rounds: Which comparisons are settled, where that decides how many replicates there are; None where it does not.
+        upstream: What trials of the arms start from, each after what it starts from itself.
     """
 
     arms: tuple[PlannedArm, ...]
     cohorts: tuple[tuple[frozenset[str], Phase], ...] = ()
     of_arms: tuple[PlannedDecision, ...] = ()
     rounds: Rounds | None = None
+    upstream: tuple[PlannedUpstream, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All that has trials, in the order in which it is trained."""
+        return (*self.upstream, *self.arms)
 
     @property
     def trials(self) -> Iterator[PlannedTrial]:
-        """Every trial that can be planned now, in plan order."""
-        return (trial for arm in self.arms for trial in arm.trials)
+        """Every trial that can be trained now, or was, in plan order."""
+        return (trial for part in self.parts for trial in part.trials)
+
+    @property
+    def held(self) -> Iterator[PlannedTrial]:
+        """Every trial that waits until what it starts from is trained."""
+        return (trial for part in self.parts for trial in part.held)
+
+    @property
+    def programs(self) -> dict[str, PlannedCell]:
+        """One cell of each signature, of trials that are to follow too."""
+        cells = (cell for part in self.parts for cell in (*(trial.cell for trial in (*part.trials, *part.held)), part.cell))
+        return {cell.signature: cell for cell in cells}
 
     @property
     def decisions(self) -> tuple[PlannedDecision, ...]:
@@ -155,11 +230,12 @@ class Plan:
         return (*(decision for arm in self.arms for decision in arm.decisions), *self.of_arms)
 
 
-def changed(plan: Plan, since: Plan | None) -> list[PlannedArm]:
-    """Arms of a plan that are not, as they are, in an earlier one of the same planner."""
+def changed(plan: Plan, since: Plan | None) -> list[Part]:
+    """Parts of a plan that are not, as they are, in an earlier one of the same planner."""
     if since is None:
-        return list(plan.arms)
-    if len(plan.arms) == len(since.arms):  # nearly always, and comparing places is the quicker way
-        return [arm for arm, former in zip(plan.arms, since.arms, strict=True) if arm is not former]
-    known = {id(arm) for arm in since.arms}
-    return [arm for arm in plan.arms if id(arm) not in known]
+        return list(plan.parts)
+    now, before = plan.parts, since.parts
+    if len(now) == len(before):  # nearly always, and comparing places is the quicker way
+        return [part for part, former in zip(now, before, strict=True) if part is not former]
+    known = {id(part) for part in before}
+    return [part for part in now if id(part) not in known]

@@ -19,11 +19,11 @@ LINE_EVERY_S = 10.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ArmProgress:
-    """Where one arm stands.
+    """Where one arm stands, or what arms start from.
 
     Attributes:
         arm: Its name.
-        phase: `tuning`, `replicates`, or empty when it is finished.
+        phase: `upstream`, `tuning`, `replicates`, or `done`.
         done: Trials finished, whatever came of them.
         running: Trials that a worker holds.
         failed: Trials that failed for good, and replicates that diverged.

@@ -58,8 +58,9 @@ class Cause(enum.StrEnum):
 
 
 class Phase(enum.StrEnum):
-    """Why a trial is in a study."""
+    """Why a trial is in a study. What stands first is trained first."""
 
+    UPSTREAM = "upstream"  # others start from it
     TUNE = "tune"
     REPLICATE = "replicate"
 
@@ -112,9 +113,9 @@ class TrialRecord:
     Attributes:
         key: Content key.
         cell: Key of its cell.
-        arm: Name of its arm in this study.
-        phase: Tuning or replicate.
-        index: Number of the tuning trial or of the replicate, from 0, in its arm.
+        arm: Name of its arm, or of its upstream, in this study.
+        phase: Upstream, tuning or replicate.
+        index: Its number, from 0, in its arm and phase.
         seed: The seed that fixes every random draw.
         config: The resolved config.
         point: Values of the nuisance axes, by dotted key.
@@ -185,6 +186,25 @@ class ArmRecord:
     def is_derived(self) -> bool:
         """Nothing is trained for it."""
         return bool(self.of)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamRecord:
+    """Trials that others start from. They are in no table of arms.
+
+    Attributes:
+        name: As the study file writes it; `TrialRecord.arm` of its trials.
+        overrides: What it changes in the base config.
+        seeds: `shared`, one trial for all that start from it, or `paired`, one for each of their seeds.
+        trials: How many the study has of it.
+        arms: Names of the arms whose trials start from it, at once or through another upstream.
+    """
+
+    name: str
+    overrides: FlatConfig
+    seeds: str
+    trials: int
+    arms: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +320,7 @@ class StudyRecord:
         adaptive: How many replicates follow from what they measure, with its metric; None where their number is fixed.
         space: The nuisance axes as data, by dotted key; empty for a study that was planned before they were kept.
         runs: How the study was run, oldest first; empty where that is not asked for, or was not written down.
+        upstreams: What its trials start from, each after what it starts from itself.
     """
 
     name: str
@@ -320,6 +341,7 @@ class StudyRecord:
     adaptive: Adaptive | None = None
     space: Mapping[str, SpaceRecord] = dataclasses.field(default_factory=dict[str, SpaceRecord])
     runs: tuple[RunRecord, ...] = ()
+    upstreams: tuple[UpstreamRecord, ...] = ()
 
     def of(self, arm: str, phase: Phase) -> Iterator[TrialRecord]:
         """The trials of one arm in one phase, in the order of their index."""

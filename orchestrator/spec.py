@@ -12,7 +12,7 @@ from orchestrator.contract import Trainer
 from orchestrator.expand import sampled_in
 from orchestrator.keys import FlatConfig, Json
 from orchestrator.planned import Plan
-from orchestrator.records import ArmRecord, ObjectiveRecord, Phase, SpaceRecord, StudyRecord, TrialRecord
+from orchestrator.records import ArmRecord, ObjectiveRecord, Phase, SpaceRecord, StudyRecord, TrialRecord, UpstreamRecord
 from orchestrator.replicates import Adaptive
 from orchestrator.study import Study, Tune, adaptive_in, nuisance_axes
 
@@ -56,6 +56,16 @@ def spec_of(study: Study, trainer: Trainer, base: FlatConfig, profile: str, plan
             }
             for planned in plan.arms
         ],
+        "upstream": [
+            {
+                "name": row.name,
+                "overrides": cast(Json, row.upstream.overrides),
+                "seeds": row.upstream.seeds,
+                "trials": len(row.trials) + len(row.held),
+                "arms": [arm.name for arm in plan.arms if not row.keys.isdisjoint(arm.starts)],
+            }
+            for row in plan.upstream
+        ],
         "derived": [{"name": row.name, "of": list(row.of), "members": row.members} for row in study.ensembles],
     }
 
@@ -84,6 +94,7 @@ def study_record(spec: Mapping[str, Json], trials: Sequence[TrialRecord]) -> Stu
     if rule is not None:
         arms = _with_all(arms, trials)
     derived: list[Mapping[str, Any]] = values["derived"] if "derived" in values else []  # noqa: SIM401 - studies planned before there were derived arms
+    upstream: list[Mapping[str, Any]] = values["upstream"] if "upstream" in values else []  # noqa: SIM401 - planned before there were any
     plain = ("name", "question", "trainer", "version", "profile", "select", "select_direction", "nuisance", "sampler", "provenance")
     return StudyRecord(
         **{name: values[name] for name in plain},
@@ -94,6 +105,17 @@ def study_record(spec: Mapping[str, Json], trials: Sequence[TrialRecord]) -> Stu
         objectives=tuple(ObjectiveRecord(metric=metric, direction=direction) for metric, direction in values["objectives"]),
         arms=(*arms, *(_derived(row, arms) for row in derived)),
         trials=tuple(trials),
+        upstreams=tuple(_upstream(row) for row in upstream),
+    )
+
+
+def _upstream(values: Mapping[str, Any]) -> UpstreamRecord:
+    return UpstreamRecord(
+        name=values["name"],
+        overrides=_tuples(values["overrides"]),
+        seeds=values["seeds"],
+        trials=values["trials"],
+        arms=tuple(values["arms"]),
     )
 
 

@@ -26,9 +26,14 @@ def halved_arms(cohort: Cohort, arms: Sequence[PlannedArm], outcomes: Outcomes) 
     """Arms whose replicates stand as their cohort does."""
     rule = cohort.design.rule
     assert rule is not None, "a cohort has a rule"
-    found = _halved(rule, [arm.trials for arm in arms], outcomes)
+    found = _halved(rule, [(*arm.trials, *arm.held) for arm in arms], outcomes)
     standing = [
-        dataclasses.replace(arm, trials=tuple(_standing(trial, found, number) for trial in arm.trials)) for number, arm in enumerate(arms)
+        dataclasses.replace(
+            arm,
+            trials=tuple(_standing(trial, found, number) for trial in arm.trials),
+            held=tuple(_standing(trial, found, number) for trial in arm.held),
+        )
+        for number, arm in enumerate(arms)
     ]
     decisions = [PlannedDecision(arm=arms[made.member].arm.name, trial=None, metrics=rule.metrics, made=made) for made in found.decisions]
     return standing, decisions

@@ -13,9 +13,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.inputs import waiting_in_vain
 from orchestrator.keys import Json
 from orchestrator.ledger import BOUNDS, Trouble, WorkerRow
-from orchestrator.records import ArmRecord, Cause, StudyRecord, TrialRecord, TrialState
+from orchestrator.records import ArmRecord, Cause, StudyRecord, TrialRecord, TrialState, UpstreamRecord
 
 if TYPE_CHECKING:
     from orchestrator.analysis.rounds import Rounds
@@ -46,10 +47,11 @@ def status_table(record: StudyRecord, workers: Sequence[WorkerRow], troubles: Se
     for name in ("arm", *(state.value for state in (*_COLUMNS, *_BAD)), "to follow"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     found = _counts(record)
-    for arm in record.arms:
-        counts = found[arm.name]
+    rows = [*((row, " (upstream)") for row in record.upstreams), *((arm, " *" if arm.baseline else "") for arm in record.arms)]
+    for row, mark in rows:
+        counts = found[row.name]
         cells = [str(counts[state] or "") for state in (*_COLUMNS, *_BAD)]
-        table.add_row(Text(arm.name + (" *" if arm.baseline else "")), *cells, str(_to_follow(arm, counts) or ""))
+        table.add_row(Text(row.name + mark), *cells, str(_to_follow(row, counts) or ""))
     lines = [Text(line) for line in _lines(record, troubles, Logs(logs))]
     crew = [Text(f"{worker.identity}: pid {worker.pid} on {worker.host}, {worker.leases} trials") for worker in workers]
     return Group(table, *([Text("")] if lines or crew else []), *lines, *crew)
@@ -69,6 +71,15 @@ def status_json(record: StudyRecord, workers: Sequence[WorkerRow], troubles: Seq
             for arm in record.arms
         ],
         "adaptive": None if (rounds := _rounds(record)) is None else rounds.json(),
+        "upstream": [
+            {
+                "name": row.name,
+                "states": {state.value: count for state, count in sorted(found[row.name].items())},
+                "to_follow": _to_follow(row, found[row.name]),
+                "arms": list(row.arms),
+            }
+            for row in record.upstreams
+        ],
         "ended_badly": [
             {
                 "key": row.trial.key,
@@ -167,6 +178,7 @@ def _lines(record: StudyRecord, troubles: Sequence[Trouble], logs: Logs) -> Iter
     yield from _rounds_lines(record)
     for row in _rows(record, troubles):
         yield row.words(logs)
+    yield from waiting_in_vain(record)
     if causes := _by_cause(troubles):
         yield "attempts that ended early: " + ", ".join(f"{count} {cause.value}" for cause, count in causes)
 
@@ -207,12 +219,13 @@ def _by_cause(troubles: Sequence[Trouble]) -> list[tuple[Cause, int]]:
 
 def _counts(record: StudyRecord) -> dict[str, Counter[TrialState]]:
     """Trials in each state, of each arm."""
-    counts = {arm.name: Counter[TrialState]() for arm in record.arms}
+    counts = {row.name: Counter[TrialState]() for row in (*record.upstreams, *record.arms)}
     for row in record.trials:
         counts.setdefault(row.arm, Counter())[row.state] += 1
     return counts
 
 
-def _to_follow(arm: ArmRecord, counts: Counter[TrialState]) -> int:
-    """Trials that wait for a selection or for an adaptive sampler."""
-    return arm.tune_trials + arm.replicates - counts.total()
+def _to_follow(row: ArmRecord | UpstreamRecord, counts: Counter[TrialState]) -> int:
+    """Trials that wait for a selection, for an adaptive sampler, or for what they start from."""
+    planned = row.trials if isinstance(row, UpstreamRecord) else row.tune_trials + row.replicates
+    return planned - counts.total()

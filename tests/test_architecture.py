@@ -22,12 +22,12 @@ OURS = ("orchestrator", "trainers", "studies", "tests", "benchmarks")
 # A module may import what stands before it. `report` is above `driver` in the story of a run, but knows records only.
 # fmt: off
 SPINE = (
-    "exits", "errors", "keys", "durable", "edits", "config", "contract", "replicates", "records", "causes", "provenance",
-    "axes", "designs", "ensembles", "study", "settings", "expand", "check", "load",
-    "planned", "standings", "settling", "cells", "plan", "diff", "estimate", "spec",
-    "ledger", "storage", "derived", "described", "progress", "plan_table", "status", "outcomes", "context", "enqueue", "leases", "worker",
-    "nursery", "publishing", "publisher", "sync", "dashboard", "crew", "driver", "probing", "measure", "logbook", "neighbours",
-    "commands", "cli",
+    "exits", "errors", "keys", "upstream", "durable", "edits", "config", "contract", "replicates", "records", "causes", "provenance",
+    "files", "axes", "designs", "ensembles", "study", "sources", "settings", "expand",
+    "planned", "standings", "settling", "cells", "check_sources", "check", "load", "lineage", "plan", "diff", "estimate", "spec",
+    "ledger", "inputs", "storage", "derived", "described", "progress", "plan_table", "status", "outcomes", "context", "enqueue",
+    "leases", "order", "host", "worker", "nursery", "publishing", "publisher", "sync", "dashboard", "crew", "driver",
+    "probing", "measure", "logbook", "neighbours", "commands", "cli",
 )
 # fmt: on
 PORTS = ("executors", "trackers", "stopping", "samplers", "analysis", "report")
@@ -42,7 +42,8 @@ JOINS = {
     "standings": frozenset({"stopping"}),
     "settling": frozenset({"analysis"}),
     "expand": frozenset({"samplers"}),
-    "worker": frozenset({"executors", "stopping"}),
+    "host": frozenset({"stopping"}),
+    "worker": frozenset({"executors"}),
     "publishing": frozenset({"trackers", "report"}),
     "publisher": frozenset({"trackers"}),
     "sync": frozenset({"trackers"}),
@@ -223,6 +224,7 @@ def test_a_library_is_imported_only_where_it_lives() -> None:
 
 def test_the_package_itself_exports_the_words_of_a_study_only() -> None:
     words = {"orchestrator.axes", "orchestrator.replicates", "orchestrator.designs", "orchestrator.ensembles", "orchestrator.study"}
+    words |= {"orchestrator.upstream"}
     words |= {"orchestrator.stopping.halving", "orchestrator.stopping.pareto"}
     assert {row.target for row in within("orchestrator") if row.module == "orchestrator"} <= words
 

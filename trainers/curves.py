@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from orchestrator.contract import (
+    PARAMETERS,
     PREDICTIONS,
     DamagedError,
     DataError,
@@ -29,7 +30,9 @@ from orchestrator.contract import (
     Problem,
     Report,
     Verdict,
+    artifact,
     build,
+    outside,
     read_row,
     signature_of,
     static,
@@ -60,6 +63,8 @@ class CurvesConfig:
     raise_at: int = traced(0, "step at which the trainer raises; 0 is never", low=0)
     kill_at: int = traced(0, "step at which the process kills itself, on every attempt; 0 is never", low=0)
     kill_once_at: int = traced(0, "step at which the process kills itself, on the first attempt; 0 is never", low=0)
+    start: str = artifact("what an earlier curve left: this one begins where it ended, not at a guess")
+    keep: bool = outside(False, "leave, as parameters, where the curve ends")
 
 
 class Curves:
@@ -68,6 +73,7 @@ class Curves:
     name = "trainers.curves:Curves"
     version = "1"
     config_class = CurvesConfig
+    keeps = "keep"
 
     def problems(self, config: FlatConfig) -> Sequence[Problem]:  # noqa: ARG002 - any two settings go together
         return ()
@@ -105,7 +111,11 @@ class Curves:
         curves: dict[str, _Curve] = {}
         probed = False
         while True:
-            curves |= {lane.key: _Curve.opened(lane) for lane in host.pull(WIDTH - len(curves))}
+            for lane in host.pull(WIDTH - len(curves)):
+                try:
+                    curves[lane.key] = _Curve.opened(lane)
+                except (OSError, DamagedError) as error:
+                    host.failed(lane.key, error)
             started = time.monotonic()
             ends = started + sum(curve.config.sleep_s for curve in curves.values())
             while not host.stopping and (left := ends - time.monotonic()) > 0:
@@ -143,8 +153,14 @@ class _Curve:
 
     @classmethod
     def opened(cls, lane: Lane) -> _Curve:
-        """The lane as its checkpoint left it, or at step 0 where there is none, or a torn one."""
+        """The lane as its checkpoint left it, or at step 0 where there is none, or a torn one.
+
+        Raises:
+            OSError, DamagedError: What it starts from cannot be read.
+        """
         curve = cls(lane, build(CurvesConfig, lane.config))
+        if "start" in lane.inputs:
+            curve.nll = read_row(lane.inputs["start"])["nll"]
         with contextlib.suppress(OSError, DamagedError):
             row = read_row(curve.file)
             if row["key"] == lane.key:
@@ -174,18 +190,20 @@ class _Curve:
         self.nll = math.nan if config.learning_rate > config.diverge_above else abs(self.nll)
         final = self.step == config.steps
         splits = {"val": self.nll} | ({"test": abs(self.nll + draw.gauss(0.0, config.noise))} if final else {})
-        artifacts = self._predict(splits) if final else {}
+        artifacts = (
+            {**self._left(PREDICTIONS, splits), **(self._left(PARAMETERS, {"nll": self.nll}) if config.keep else {})} if final else {}
+        )
         return Report(key=self.lane.key, step=self.step, metrics=_metrics(splits), final=final, artifacts=artifacts)
 
-    def _predict(self, splits: Mapping[str, float]) -> dict[str, str]:
+    def _left(self, name: str, row: Mapping[str, float]) -> dict[str, str]:
         """Keeps what the curve ends with, and gives the artifact; none where the disk has no room."""
-        file = self.lane.folder / "predictions.json"
+        file = self.lane.folder / f"{name}.json"
         try:
-            write_row(file, {"key": self.lane.key, **splits}, sync=False)
+            write_row(file, {"key": self.lane.key, **row}, sync=False)
         except OSError as error:
-            log.warning("%s: predictions could not be written: %s", file, error)
+            log.warning("%s: %s could not be written: %s", file, name, error)
             return {}
-        return {PREDICTIONS: file.name}
+        return {name: file.name}
 
     def _fail_between(self, before: int, now: int) -> None:
         killed = self.lane.folder / "killed-once"
@@ -209,7 +227,7 @@ def _of_mean(nlls: Sequence[float]) -> float:
 
 
 def _predicted(file: pathlib.Path, key: str) -> Mapping[str, float]:
-    """What `_Curve._predict` kept."""
+    """What `_Curve._left` kept."""
     try:
         row = read_row(file)
         if row["key"] != key:

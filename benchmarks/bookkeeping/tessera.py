@@ -30,13 +30,14 @@ from orchestrator.config import flatten
 from orchestrator.driver import Driver, Ending, Pace
 from orchestrator.expand import proposals
 from orchestrator.ledger import Entry, Ledger
+from orchestrator.order import WorkerOrder
 from orchestrator.plan import Planner
 from orchestrator.planned import Plan
 from orchestrator.progress import View
 from orchestrator.records import TrialState
 from orchestrator.samplers import Past, SamplerKind, propose
 from orchestrator.spec import spec_of
-from orchestrator.worker import Worker, WorkerOrder
+from orchestrator.worker import Worker
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ALONE = 8  # arms whose tuning ends one by one

@@ -100,7 +100,8 @@ def cost_metric(record: StudyRecord) -> str:
 
 def curve_metric(record: StudyRecord) -> str:
     """The metric whose learning curves are shown: what tuning selects by, else the objective's validation twin."""
-    reported = {metric for trial in record.trials for rung in trial.rungs for metric in rung.metrics}
+    trials = (trial for trial in record.trials if trial.phase is not Phase.UPSTREAM)
+    reported = {metric for trial in trials for rung in trial.rungs for metric in rung.metrics}
     twin = "val/" + quality_metric(record).rpartition("/")[2]
     wished = [record.select, twin, quality_metric(record), "train/loss", *sorted(reported)]
     return next((metric for metric in wished if metric in reported), "")

@@ -60,10 +60,22 @@ def _entry(record: StudyRecord, arm: ArmRecord, phase: Phase) -> Missing:
     planned = max(len(trials), arm.tune_trials if phase is Phase.TUNE else arm.replicates)
     counts = Counter((trial.state.value, first_line(trial.reason)) for trial in trials if not _counts(trial))
     if planned > len(trials):
-        counts[(NOT_PLANNED, "")] = planned - len(trials)
+        counts[(NOT_PLANNED, _stuck(record, arm.name))] = planned - len(trials)
     causes = [Cause(state=state, reason=reason, count=count) for (state, reason), count in counts.items()]
     causes.sort(key=lambda cause: (-cause.count, cause.state, cause.reason))
     return Missing(arm=arm.name, phase=phase, planned=planned, count=sum(counts.values()), causes=tuple(causes))
+
+
+def _stuck(record: StudyRecord, arm: str) -> str:
+    """Why trials of an arm are never planned: what they start from came to nothing. Empty where it did not."""
+    for row in (row for row in record.upstreams if arm in row.arms):
+        for trial in trials_of(record, row.name, Phase.UPSTREAM):
+            if trial.state in (TrialState.FAILED, TrialState.DIVERGED):
+                return f"they start from upstream {row.name}, which {_ENDED[trial.state]}: {first_line(trial.reason)}"
+    return ""
+
+
+_ENDED = {TrialState.FAILED: "failed", TrialState.DIVERGED: "diverged"}
 
 
 def first_line(reason: str) -> str:

@@ -225,9 +225,10 @@ def trial_records(
 
 def artifacts_of(connection: sa.Connection, keys: Iterable[str]) -> tuple[ArtifactRow, ...]:
     """Files that the trials left behind, by trial and name."""
-    query = sa.select(artifacts.c.trial, artifacts.c.name, artifacts.c.uri).order_by(artifacts.c.trial, artifacts.c.name)
+    query = sa.select(artifacts.c.trial, artifacts.c.name, artifacts.c.uri, artifacts.c.sha256)
+    query = query.order_by(artifacts.c.trial, artifacts.c.name)
     rows = (row for some in chunks(keys) for row in connection.execute(query.where(artifacts.c.trial.in_(some))))
-    return tuple(ArtifactRow(trial=trial, name=name, uri=uri) for trial, name, uri in rows)
+    return tuple(ArtifactRow(trial=trial, name=name, uri=uri, sha256=sha256) for trial, name, uri, sha256 in rows)
 
 
 def _curves(connection: sa.Connection, study: str, few: list[list[str]] | None, *, with_rungs: bool) -> dict[str, Curve]:

@@ -38,11 +38,15 @@ def record(connection: sa.Connection, worker: int, entries: Sequence[Entry]) -> 
     after = {key: _advanced(leases[key], said) for key, said in by_trial.items()}
     if after:
         connection.execute(_ADVANCE, list(after.values()))
-    put(connection, artifacts, [{"trial": entry.key, "name": name, "uri": uri} for entry in kept for name, uri in entry.artifacts.items()])
+    put(connection, artifacts, [row for entry in kept for row in _artifacts(entry)])
     end(connection, [_ending(leases[entry.key], entry, entry.outcome) for entry in kept if entry.outcome is not None])
     ended = [entry for entry in entries if entry.outcome is not None and entry.key not in by_trial]
     stands = {entry.key for entry in ended if connection.execute(_STANDS, _result(worker, entry)).first() is not None}
     return {entry.key: entry.key in by_trial or entry.key in stands for entry in entries}
+
+
+def _artifacts(entry: Entry) -> list[dict[str, object]]:
+    return [{"trial": entry.key, "name": name, "uri": uri, "sha256": entry.sha256.get(name, "")} for name, uri in entry.artifacts.items()]
 
 
 def _result(worker: int, entry: Entry) -> dict[str, object]:

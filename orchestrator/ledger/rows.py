@@ -37,8 +37,8 @@ class MemberRow:
     Attributes:
         trial: Key of the trial.
         arm: Name of the arm, as the study file writes it now.
-        phase: Tuning or replicate.
-        index: Number of the tuning trial or of the replicate in its arm, from 0.
+        phase: Upstream, tuning or replicate.
+        index: Number of the trial in its arm and phase, from 0.
         position: Place in the plan; workers lease in this order.
         point: Values of the nuisance axes, by dotted key.
         until: Step at which it pauses, until a later plan says otherwise; None: it goes on to its end.
@@ -171,6 +171,7 @@ class Entry:
         reason: Why it stopped or diverged.
         provenance: Versions, device, strategy, …; kept with the attempt when there is an outcome.
         artifacts: Name to path or URI of files that the trial leaves behind.
+        sha256: Name to the hash of what such a file holds, in hex digits, of those that others read.
     """
 
     key: str
@@ -181,6 +182,7 @@ class Entry:
     reason: str = ""
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     artifacts: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    sha256: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if self.outcome is not None and not self.outcome.is_terminal:
@@ -241,7 +243,7 @@ class ProgressRow:
 
     Attributes:
         arm: Name of the arm.
-        phase: Tuning or replicate.
+        phase: Upstream, tuning or replicate.
         done: Complete, diverged, or stopped by this study.
         running: Held by a worker, on their way.
         waiting: In the queue.
@@ -273,8 +275,9 @@ class EventRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactRow:
-    """A file that a trial left behind: its name in the trial, and its path or URI."""
+    """A file that a trial left behind: its name in the trial, its path or URI, and the hash of what it holds, empty where not known."""
 
     trial: str
     name: str
     uri: str
+    sha256: str = ""

@@ -11,7 +11,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from orchestrator.records import Phase, TrialState
 
-REVISION = "0003"  # of the newest migration; a test compares the two
+REVISION = "0004"  # of the newest migration; a test compares the two
 
 SECONDS: sa.Double[float] = sa.Double()
 
@@ -153,6 +153,7 @@ artifacts = sa.Table(
     sa.Column("trial", sa.Text, sa.ForeignKey("trials.key"), primary_key=True),
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("uri", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False, server_default=sa.text("''")),  # empty where nobody reckoned it
 )
 
 events = sa.Table(

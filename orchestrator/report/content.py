@@ -32,7 +32,7 @@ from orchestrator.report.groups import Group, beyond, members
 from orchestrator.report.importance import Importance, importance
 from orchestrator.report.number import plain
 from orchestrator.report.order import Order, order
-from orchestrator.report.provenance import ArmOrigin, TuningRow, derived_words, facts, origins, tuning_rows
+from orchestrator.report.provenance import ArmOrigin, TuningRow, derived_words, facts, origins, tuning_rows, upstream_words
 from orchestrator.report.running import Running, running
 from orchestrator.report.stopping import Stopping, stopping
 from orchestrator.report.table import EffectRow, Table, arm_table, effect_row
@@ -106,7 +106,7 @@ class Content:
         banner: What is missing; None if nothing is.
         baseline: Name of the arm that effects are measured against; may be empty.
         table: The arms in the metrics that there is room for.
-        derived: A sentence on each arm of which nothing was trained.
+        notes: A sentence on each upstream, and on each arm of which nothing was trained.
         more: The arms in all other metrics; None if there are none.
         effects: Of the metric that the answer is about; None without a baseline.
         more_effects: Of every other metric of which one way is better.
@@ -141,7 +141,7 @@ class Content:
     banner: Banner | None
     baseline: str
     table: Table
-    derived: tuple[str, ...]
+    notes: tuple[str, ...]
     more: Table | None
     effects: EffectTable | None
     more_effects: tuple[EffectTable, ...]
@@ -206,7 +206,7 @@ def content_of(record: StudyRecord, figures: Sequence[Figure]) -> Content:
         banner=banner(record),
         baseline=baseline_of(record),
         table=arm_table(record, main),
-        derived=derived_words(record),
+        notes=(*upstream_words(record), *derived_words(record)),
         more=arm_table(record, rest) if rest else None,
         effects=_effects(record, quality) if quality else None,
         more_effects=tuple(table for table in tables if table is not None),

@@ -11,7 +11,7 @@ from orchestrator.analysis.trials import trials_of
 from orchestrator.records import Phase, StudyRecord, TrialRecord, TrialState
 from orchestrator.report.words import cause_words, counted, listed, state_words
 
-_NOUNS = {Phase.TUNE: "tuning trials", Phase.REPLICATE: "replicates"}
+_NOUNS = {Phase.UPSTREAM: "upstream trials", Phase.TUNE: "tuning trials", Phase.REPLICATE: "replicates"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def mishaps(record: StudyRecord) -> tuple[Mishap, ...]:
         Mishap(
             key=trial.key,
             arm=trial.arm,
-            place=f"{'tuning trial' if trial.phase is Phase.TUNE else 'replicate'} {trial.index}",
+            place=f"{_NOUNS[trial.phase].removesuffix('s')} {trial.index}",
             state=state_words(trial.state.value),
             attempts=trial.attempts,
             causes=cause_words(trial.causes),

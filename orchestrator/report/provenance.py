@@ -8,11 +8,12 @@ from collections import Counter
 from orchestrator.analysis.trials import trials_of
 from orchestrator.analysis.tuning import ArmTuning, tuning
 from orchestrator.keys import FlatConfig
-from orchestrator.records import ArmRecord, Phase, StudyRecord
+from orchestrator.records import ArmRecord, Phase, StudyRecord, UpstreamRecord
 from orchestrator.report.number import UNKNOWN, decimals_of_error, duration, fixed, plain, short
 from orchestrator.report.words import counted, listed, state_words
 
 _KEYS_SHOWN = 40
+_NOUNS = {Phase.UPSTREAM: "upstream trials", Phase.TUNE: "tuning trials", Phase.REPLICATE: "replicates"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,22 @@ def origins(record: StudyRecord) -> tuple[ArmOrigin, ...]:
     return tuple(rows)
 
 
+def upstream_words(record: StudyRecord) -> tuple[str, ...]:
+    """What each upstream is: nothing of it is in a table of arms."""
+    return tuple(_upstream(record, row) for row in record.upstreams)
+
+
+def _upstream(record: StudyRecord, row: UpstreamRecord) -> str:
+    trials = trials_of(record, row.name, Phase.UPSTREAM)
+    seeds = ", ".join(str(trial.seed) for trial in trials[:_KEYS_SHOWN]) + (", …" if len(trials) > _KEYS_SHOWN else "")
+    whose = "shared by all that start from it" if row.seeds == "shared" else "one for each seed of what starts from it"
+    keys = f", trial {trials[0].key}" if len(trials) == 1 else ""
+    return (
+        f"{row.name}: upstream, {whose}; {counted(row.trials, 'trial')} of seed {seeds or UNKNOWN}{keys}, "
+        f"{'; '.join(settings(row.overrides)) or 'the base config'}. {listed(list(row.arms))} start from it."
+    )
+
+
 def derived_words(record: StudyRecord) -> tuple[str, ...]:
     """What each derived arm is."""
     replicates = {arm.name: arm.replicates for arm in record.arms}
@@ -143,9 +160,9 @@ def _trials(record: StudyRecord) -> str:
         rows = [trial for trial in record.trained if trial.phase is phase]
         states = Counter(state_words(trial.state.value) for trial in rows)
         words = ", ".join(f"{count} {state}" for state, count in states.most_common())
-        return f"{len(rows)} {'tuning trials' if phase is Phase.TUNE else 'replicates'}" + (f" ({words})" if rows else "")
+        return f"{len(rows)} {_NOUNS[phase]}" + (f" ({words})" if rows else "")
 
-    return "; ".join(of(phase) for phase in (Phase.TUNE, Phase.REPLICATE))
+    return "; ".join(of(phase) for phase in Phase if phase is not Phase.UPSTREAM or record.upstreams)
 
 
 def _span(record: StudyRecord) -> str:

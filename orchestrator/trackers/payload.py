@@ -13,7 +13,7 @@ from orchestrator.records import Phase, TrialRecord, TrialState
 from orchestrator.trackers.base import StudyHeader
 
 STEP = "train/step"
-_LETTER = {Phase.TUNE: "t", Phase.REPLICATE: "r"}
+_LETTER = {Phase.UPSTREAM: "u", Phase.TUNE: "t", Phase.REPLICATE: "r"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

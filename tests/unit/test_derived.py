@@ -28,6 +28,7 @@ from orchestrator.derived import damaged, measured, standing
 from orchestrator.enqueue import plan_rows
 from orchestrator.errors import StudyError, collected
 from orchestrator.ledger import Entry, Ledger
+from orchestrator.order import trial_folder
 from orchestrator.plan import Planner
 from orchestrator.plan_table import plan_json, plan_table
 from orchestrator.records import Phase, StudyRecord, TrialState
@@ -35,7 +36,6 @@ from orchestrator.report import summary_json, write
 from orchestrator.report.gaps import banner, mishaps
 from orchestrator.report.provenance import derived_words, facts, origins
 from orchestrator.spec import spec_of, study_record
-from orchestrator.worker import trial_folder
 from tests.ledgers import register
 from tests.studyrecords import study_record as made_up
 from trainers import predictions

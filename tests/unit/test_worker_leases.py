@@ -12,8 +12,9 @@ import pytest
 from orchestrator.contract import Host, Report, Verdict
 from orchestrator.leases import LeaseLostError, Leases
 from orchestrator.ledger import Ledger
+from orchestrator.order import WorkerOrder
 from orchestrator.records import Cause, TrialState
-from orchestrator.worker import Worker, WorkerOrder
+from orchestrator.worker import Worker
 from tests.ledgers import STUDY, plan, register, rung, states
 from trainers.curves import Curves
 

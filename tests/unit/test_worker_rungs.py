@@ -9,8 +9,9 @@ import pytest
 
 from orchestrator.contract import Host, Report, Verdict
 from orchestrator.ledger import Ledger
+from orchestrator.order import WorkerOrder
 from orchestrator.records import TrialState
-from orchestrator.worker import Worker, WorkerOrder
+from orchestrator.worker import Worker
 from tests.ledgers import STUDY, plan, states, with_members
 from trainers.curves import Curves
 

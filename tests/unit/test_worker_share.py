@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.contract import Host
 from orchestrator.ledger import Ledger
-from orchestrator.worker import Worker, WorkerOrder
+from orchestrator.order import WorkerOrder
+from orchestrator.worker import Worker
 from tests.ledgers import STUDY, plan
 from trainers.curves import Curves
 
