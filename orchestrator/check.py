@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from orchestrator.axes import edges
-from orchestrator.check_sources import source_problems, standing_in
+from orchestrator.check_sources import misfits, source_problems, standing_in
 from orchestrator.config import check_value, leaves, resolve
 from orchestrator.contract import Combiner, Trainer
 from orchestrator.designs import Arm, AxisPairs
@@ -38,8 +38,9 @@ def study_problems(study: Study, trainer: Trainer, base: FlatConfig) -> list[Pro
         problems += wrong
         configs[arm.name] = {} if wrong else config
         if not wrong:
+            unfit = misfits(trainer, base, config)
             config = standing_in(trainer, config)
-            found = trainer.problems(config)
+            found = [*trainer.problems(config), *unfit]
             problems += _in_arm(arm, found)
             sound += [] if found else [config]
     problems += _stopping_problems(study, trainer, sound)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.axes import edges
 from orchestrator.cells import TRIAL, artifact_keys
 from orchestrator.config import check_value, leaves, resolve
-from orchestrator.contract import Keeper, Trainer
+from orchestrator.contract import Keeper, Starter, Trainer
 from orchestrator.designs import Arm
-from orchestrator.errors import Problem
+from orchestrator.errors import DataError, Problem
 from orchestrator.files import ADDRESS, contents_of
 from orchestrator.keys import KEY_LENGTH, FlatConfig, Value
 from orchestrator.sources import files_in, sources_of, upstreams_in
@@ -46,6 +48,40 @@ def standing_in(trainer: Trainer, config: FlatConfig) -> FlatConfig:
         if isinstance(value := config[key], Source)
     }
     return {**config, **taken} if taken else config
+
+
+def misfits(trainer: Trainer, base: FlatConfig, config: FlatConfig) -> Iterator[Problem]:
+    """What keeps a resolved config from what it starts from, where its trainer can tell.
+
+    Args:
+        trainer: Of the study.
+        base: Its base config, flat.
+        config: Whose values may be sources.
+    """
+    if not isinstance(trainer, Starter):
+        return
+    for key in artifact_keys(trainer):
+        source = config[key]
+        start = _origin(trainer, base, source) if isinstance(source, Source) else None
+        if start is not None:
+            for problem in _told(trainer, standing_in(trainer, config), start):
+                yield dataclasses.replace(problem, what=f"it cannot start from {source!s}: {problem.what}")
+
+
+def _origin(trainer: Trainer, base: FlatConfig, source: Source) -> FlatConfig | pathlib.Path | None:
+    """What a source is of, for a trainer to look at; None where something else is wrong with it, which is told elsewhere."""
+    if isinstance(source, Upstream):
+        config, wrong = _resolved(trainer, base, source)
+        return None if wrong else standing_in(trainer, config)
+    path = pathlib.Path(str(source))
+    return path if path.is_file() else None
+
+
+def _told(trainer: Starter, config: FlatConfig, start: FlatConfig | pathlib.Path) -> Sequence[Problem]:
+    try:
+        return trainer.misfits(config, start)
+    except DataError as error:
+        return error.problems
 
 
 def _misplaced(trainer: Trainer, base: FlatConfig) -> Iterator[Problem]:
@@ -100,9 +136,16 @@ def _keeper(trainer: Trainer, upstreams: Sequence[Upstream]) -> Iterator[Problem
 
 
 def _config(trainer: Trainer, base: FlatConfig, upstream: Upstream) -> Iterator[Problem]:
-    where = f"upstream {upstream.name!r}"
-    bare = {**base, **dict.fromkeys(artifact_keys(trainer), "")}
-    config, wrong = resolve(trainer.config_class, bare, upstream.overrides, where=where)
+    config, wrong = _resolved(trainer, base, upstream)
     yield from wrong
-    for problem in () if wrong else trainer.problems(standing_in(trainer, config)):
-        yield Problem(f"{where}: {problem.what}", problem.found, problem.expected, problem.fix)
+    for problem in () if wrong else (*trainer.problems(standing_in(trainer, config)), *misfits(trainer, base, config)):
+        yield dataclasses.replace(problem, what=f"{_where(upstream)}: {problem.what}")
+
+
+def _resolved(trainer: Trainer, base: FlatConfig, upstream: Upstream) -> tuple[FlatConfig, list[Problem]]:
+    bare = {**base, **dict.fromkeys(artifact_keys(trainer), "")}
+    return resolve(trainer.config_class, bare, upstream.overrides, where=_where(upstream))
+
+
+def _where(upstream: Upstream) -> str:
+    return f"upstream {upstream.name!r}"

@@ -33,6 +33,7 @@ __all__ = [
     "Probe",
     "Problem",
     "Report",
+    "Starter",
     "Trainer",
     "Usage",
     "Value",
@@ -296,6 +297,23 @@ class Keeper(Protocol):
     @property
     def keeps(self) -> str:
         """Dotted key of the boolean, outside of the program, with which a trial's final report names the artifact `parameters`."""
+        ...
+
+
+@runtime_checkable
+class Starter(Protocol):
+    """A trainer that can tell, before anything is trained, what a config could not start from."""
+
+    def misfits(self, config: FlatConfig, start: FlatConfig | pathlib.Path) -> Sequence[Problem]:
+        """What keeps trials of a config from starting, as far as the plan can know. Fast, and the same pair is asked for often.
+
+        Args:
+            config: Of what is started.
+            start: Config of the trials whose parameters it starts from, or a file.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
         ...
 
 
