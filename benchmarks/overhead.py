@@ -173,7 +173,19 @@ def parts_of(figures: Mapping[str, float], trials: int) -> tuple[Figures, Figure
     parts["worker"] = 1e3 * figures["other"] / trials
     parts["follow"] = 1e3 * figures["replan"] / AN_ARM
     asked = {name: 1e3 * figures[name] for name in ("ask_sobol", "ask_random", "ask_tpe")}
-    kept = ("look", "replan", "plans", "launcher_mb", "status_wall", "status_cpu", "plan_wall", "plan_cpu")
+    kept = (
+        "look",
+        "replan",
+        "plans",
+        "launcher_mb",
+        "status_wall",
+        "status_cpu",
+        "plan_wall",
+        "plan_cpu",
+        "report_wall",
+        "report_cpu",
+        "report_mb",
+    )
     return parts, {**asked, **{name: figures[name] for name in kept}}
 
 

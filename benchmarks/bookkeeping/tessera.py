@@ -187,15 +187,18 @@ def _work(order: WorkerOrder) -> Figures:
 
 
 def _opened(folder: pathlib.Path) -> Figures:
-    """Seconds, and CPU seconds, of whole commands on the finished study."""
+    """Seconds, CPU seconds and memory of whole commands on the finished study."""
     found: Figures = {}
-    for verb in ("status", "plan"):
+    for verb in ("status", "plan", "report"):
         command = [sys.executable, str(ROOT / "launch.py"), str(folder / "study.py"), verb, "--json", "--out", str(folder)]
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started = time.monotonic()
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, f"{verb} ended with {process.returncode}"
         found[f"{verb}_wall"] = time.monotonic() - started
-        found[f"{verb}_cpu"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found[f"{verb}_cpu"] = used.ru_utime + used.ru_stime
+        found[f"{verb}_mb"] = used.ru_maxrss / 1024
     return found
 
 

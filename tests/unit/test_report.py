@@ -201,6 +201,14 @@ def test_every_trial_is_a_row_of_the_parquet_file_with_its_types(tmp_path: pathl
     assert trials_parquet(record) == trials_parquet(study_record(change=change))
 
 
+def test_a_metric_that_never_varies_is_reported(tmp_path: pathlib.Path) -> None:
+    arms = [FakeArm(name=f"K = {k}", overrides={"model.k": k}, nll=0.3, train_gflops=0.01, baseline=k == 1) for k in (1, 2, 4)]
+    record = study_record(arms, tune_trials=0, change=lambda trial: with_metrics(trial, {"test/nll": 0.5}))
+    text = page_of(write(record, tmp_path).parent)
+    assert "K = 4" in text
+    assert not re.search(r"\bnan\b", text.lower())
+
+
 def test_figures_are_as_wide_as_a_column(reports: dict[str, pathlib.Path]) -> None:
     for path in (reports["whole"] / "figures").glob("*.png"):
         width, height = struct.unpack(">II", path.read_bytes()[16:24])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+import re
 from typing import Any
 
 import altair
@@ -45,6 +47,15 @@ def test_a_figure_says_in_words_what_it_shows(name: str, drawn: dict[str, Figure
     assert "E³" in figure.alt
     svg = draw(figure).svg
     assert svg.index("<title>") < svg.index("<desc>") < svg.index("<g")
+
+
+def test_no_mark_wants_a_canvas_of_its_own(drawn: dict[str, Figure]) -> None:
+    """What is see-through as a whole is laid out apart by the renderer: a thousand lines took it 40 s."""
+    many = {figure.name: figure for figure in figures(study_record([dataclasses.replace(ABLATION[0], name=f"{n}") for n in range(12)]))}
+    assert "others are grey" in many["curves"].caption
+    for figure in (drawn["curves"], many["curves"], drawn["load"]):
+        see_through = set(re.findall(r' opacity="([^"]*)"', draw(figure).svg))
+        assert see_through <= {"1"}, figure.name
 
 
 def test_the_bar_of_the_workers_names_every_part_with_its_share(drawn: dict[str, Figure]) -> None:

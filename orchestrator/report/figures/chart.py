@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import altair as _altair
+from altair.utils.schemapi import debug_mode
 
 from orchestrator.analysis.summary import Mean
 from orchestrator.keys import Json
@@ -123,7 +124,8 @@ def link(anchor: str, words: str) -> dict[str, object]:
 
 def data(rows: Rows) -> Any:
     """Rows as part of the specification."""
-    return alt.InlineData(values=list(rows))
+    with debug_mode(False):  # which would hold every number of every row to the schema
+        return alt.InlineData(values=list(rows))
 
 
 def spec_of(chart: Any) -> Mapping[str, Json]:

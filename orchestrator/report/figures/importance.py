@@ -19,9 +19,9 @@ _COLORS = {Part.AXIS: theme.PALETTE[1], Part.INTERACTION: theme.PALETTE[5], Part
 
 
 def importance_figure(record: StudyRecord) -> Figure | None:
-    """None where there is nothing to take apart."""
+    """None where there is nothing to take apart, or no variance."""
     found = decomposition(record)
-    if found is None:
+    if found is None or any(math.isnan(_share(row)) for row in found.components):
         return None
     shown = sorted(found.components, key=lambda row: -_share(row))[:MOST_ROWS]
     left_out = f" The {MOST_ROWS} largest of {len(found.components)} are shown." if len(found.components) > len(shown) else ""

@@ -47,7 +47,7 @@ def _chart(found: Sequence[Load], colors: Mapping[str, str], places: Mapping[str
     ]
     fair = alt.Chart(data(even)).mark_line(color=theme.MUTED, strokeDash=[5, 3], strokeWidth=1.5).encode(x=x, y=y, detail="experts:N")
     base = alt.Chart(data([each for row in found for each in _rows(row, places)]))
-    band = base.mark_area(opacity=0.18).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", fill=by_arm(alt.Fill, colors), detail="arm:N")
+    band = base.mark_area(fillOpacity=0.18).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", fill=by_arm(alt.Fill, colors), detail="arm:N")
     line = linked(base.mark_line(strokeWidth=2)).encode(x=x, y=y, color=by_arm(alt.Color, colors), detail="arm:N")
     named = [_end(row, ys, most) for row in found if colors[row.arm] != theme.GREY]
     return alt.layer(fair, band, line, *line_names(named, colors)).properties(width=WIDTH, height=theme.HEIGHT)
