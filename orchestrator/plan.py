@@ -113,7 +113,7 @@ class Planner:
         if self._rule is None:
             upstream = self._upstreams.of(arms, outcomes)
             return Plan(arms=tuple(arms), cohorts=tuple(cohorts), of_arms=tuple(of_arms), upstream=upstream)
-        rounds = settled(self._rule, arms, outcomes, self._key_of, derived=len(self.study.ensembles))
+        rounds = settled(self._rule, arms, outcomes, self._key_of)
         grown = [self._with_more(arm, number, rounds.replicates_of(arm.name), outcomes) for number, arm in enumerate(arms)]
         return Plan(arms=tuple(grown), cohorts=tuple(cohorts), rounds=rounds, upstream=self._upstreams.of(grown, outcomes))
 

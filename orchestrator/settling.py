@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.analysis.rounds import Rounds, Series
 
 
-def settled(
-    rule: Adaptive, arms: Sequence[PlannedArm], outcomes: Outcomes, key_of: Callable[[PlannedArm, int], str], *, derived: int
-) -> Rounds:
+def settled(rule: Adaptive, arms: Sequence[PlannedArm], outcomes: Outcomes, key_of: Callable[[PlannedArm, int], str]) -> Rounds:
     """Where the comparisons of a study stand.
 
     Args:
@@ -24,14 +22,13 @@ def settled(
         arms: With their first replicates; one of them is the baseline.
         outcomes: Of all trials that were planned.
         key_of: Key of the replicate of an arm that has a seed.
-        derived: Arms that are compared too, but get no trials.
     """
     from orchestrator.analysis.rounds import rounds  # the distributions take 0.3 s to import, and most studies need none
 
     rows = [_series(rule, arm, outcomes, key_of) for arm in arms]
     baseline = next(number for number, arm in enumerate(arms) if arm.arm.baseline)
     others = [row for number, row in enumerate(rows) if number != baseline]
-    return rounds(rule, rows[baseline], others, family=len(others) + derived)
+    return rounds(rule, rows[baseline], others)
 
 
 def _series(rule: Adaptive, arm: PlannedArm, outcomes: Outcomes, key_of: Callable[[PlannedArm, int], str]) -> Series:

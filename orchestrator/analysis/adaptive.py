@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Collection, Sequence
 
-from orchestrator.analysis.paired import Effect
-from orchestrator.analysis.rounds import Rounds, Series, rounds
+import numpy as np
+
+from orchestrator.analysis.paired import Effect, differences_of
+from orchestrator.analysis.rounds import Rounds, Series, Verdict, rounds
 from orchestrator.analysis.sequential import pairs_at, repeated_effect
 from orchestrator.analysis.summary import paired_by_number
 from orchestrator.analysis.trials import Same, trials_of
@@ -18,9 +21,11 @@ def rounds_of(record: StudyRecord) -> Rounds | None:
     return _rounds(Same(record))
 
 
-def family_of(record: StudyRecord) -> int:
-    """Comparisons with the baseline that share the error."""
-    return sum(not arm.baseline for arm in record.arms)
+def verdict_of(record: StudyRecord, arm: str) -> Verdict | None:
+    """Why an arm gets no more replicates; None of the baseline and of derived arms."""
+    found = rounds_of(record)
+    row = None if found is None else found.of(arm)
+    return None if row is None else row.verdict
 
 
 def repeated(record: StudyRecord, first: str, second: str, metric: str) -> Effect:
@@ -29,13 +34,26 @@ def repeated(record: StudyRecord, first: str, second: str, metric: str) -> Effec
     Of an adaptive study. Before its first look the interval and the p are NaN, and the mean is over what there is.
     """
     width, pairs = paired_by_number(record, first, second, metric)
-    looks = _looks(record, first, second)
-    lasts = {number: (number + 1) * width - 1 for number in pairs}  # the last replicate of the study in each pair
-    numbers = sorted(number for number in pairs if not looks or lasts[number] < looks[-1])
-    differences = [after - before for before, after in (pairs[number] for number in numbers)]
-    if not differences:
-        return Effect(mean=math.nan, se=math.nan, low=math.nan, high=math.nan, p=math.nan, n=0)
-    return repeated_effect(differences, pairs_at([lasts[number] for number in numbers], looks))
+    numbers, looks = _seen(pairs.keys(), width, _looks(record, first, second))
+    before, after = (np.array([pairs[number][place] for number in numbers]) for place in (0, 1))
+    return repeated_effect(differences_of(before, after).tolist(), looks)
+
+
+def pairs_at_looks(record: StudyRecord, first: str, second: str, metric: str) -> list[int]:
+    """How many pairs of the two arms each look had."""
+    width, pairs = paired_by_number(record, first, second, metric)
+    return _seen(pairs.keys(), width, _looks(record, first, second))[1]
+
+
+def _seen(numbers: Collection[int], width: int, looks: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The pairs that the looks had, all where there was none yet, and how many each had.
+
+    >>> _seen([0, 1, 2, 3], 2, [4, 6])
+    ([0, 1, 2], [2, 3])
+    """
+    lasts = {number: (number + 1) * width - 1 for number in sorted(numbers)}  # the last replicate of the study in each pair
+    seen = {number: last for number, last in lasts.items() if not looks or last < looks[-1]}
+    return list(seen), pairs_at(list(seen.values()), looks)
 
 
 def _looks(record: StudyRecord, first: str, second: str) -> list[int]:
@@ -56,7 +74,7 @@ def _rounds(same: Same) -> Rounds | None:
     if record.adaptive is None or baseline is None:
         return None
     others = [_series(record, arm, record.adaptive.metric) for arm in trained if arm is not baseline]
-    return rounds(record.adaptive, _series(record, baseline, record.adaptive.metric), others, family=family_of(record))
+    return rounds(record.adaptive, _series(record, baseline, record.adaptive.metric), others)
 
 
 def _series(record: StudyRecord, arm: ArmRecord, metric: str) -> Series:

@@ -37,8 +37,8 @@ class Squares:
 def crossed_variance(metric: str, design: Factors, table: Table) -> Variance:
     """The analysis of variance of a crossed design, or of named arms, with replicates as blocks.
 
-    Sums of squares are those of marginal means where no value is missing; otherwise each is what its factor adds to a least-squares fit
-    of all that does not contain it (type II).
+    Sums of squares are those of marginal means where no value is missing and axes are crossed evenly; otherwise each is what its
+    factor adds to a least-squares fit of all that does not contain it (type II).
 
     Source:
         Fisher, Statistical Methods for Research Workers (1925); Yates, J. American Statistical Association 29 (1934) for missing
@@ -50,10 +50,11 @@ def crossed_variance(metric: str, design: Factors, table: Table) -> Variance:
     if missing := len(design.points) - len(table.points):
         notes.append(f"{missing} of {len(design.points)} cells have no result.")
     whole = table.is_whole and not missing
-    if not whole and sum(int(code.max()) + 1 for code in codes.values()) > MOST_COLUMNS:
+    is_even = whole and _is_even([codes[tuple(sorted(factor.keys))] for factor in design.factors], _contained(terms))
+    if not is_even and sum(int(code.max()) + 1 for code in codes.values()) > MOST_COLUMNS:
         terms = [term for term in terms if term[0].count(" × ") == 0]
-        notes.append("Interactions are left out: too many levels to fit with values missing.")
-    sums, seed, noise = (_balanced if whole else _least_squares)(table.values, [codes[keys] for _, keys in terms], _contained(terms))
+        notes.append("Interactions are left out: too many levels to fit by least squares.")
+    sums, seed, noise = (_balanced if is_even else _least_squares)(table.values, [codes[keys] for _, keys in terms], _contained(terms))
     named = [(name, keys, square) for (name, keys), square in zip(terms, sums, strict=False)]
     named.append((REST if noise.df == 0 else HIGHER, (), sums[-1]))
     untold = [name for name, keys, square in named if keys and square.df == 0]
@@ -61,8 +62,9 @@ def crossed_variance(metric: str, design: Factors, table: Table) -> Variance:
         notes.append(f"Not told apart from other rows, for lack of cells: {', '.join(untold)}.")
     if noise.df == 0:
         notes.append("Too few replicates are shared by two cells: noise is unknown, and nothing is tested.")
-    if not whole:
-        notes.append("Values are missing: shares need not add up to 1.")
+    if not is_even:
+        why = "Levels of one axis have unequal shares of those of another" if whole else "Values are missing"
+        notes.append(f"{why}: shares need not add up to 1.")
     values = table.values[np.isfinite(table.values)]
     total = float(((values - values.mean()) ** 2).sum())
     rows = [(name, square) for name, _, square in named if square.df > 0]
@@ -99,6 +101,17 @@ def _codes(points: Mapping[str, Point], keys: Sequence[str]) -> Codes:
     return np.array([seen.setdefault(tuple(point[key] for key in keys), len(seen)) for point in points.values()], dtype=np.int64)
 
 
+def _is_even(codes: Sequence[Codes], contained: Sequence[Sequence[int]]) -> bool:
+    """Every level of a factor has the same share of cells at each level of every other one, unless the one is nested in the other."""
+    for one, other in itertools.combinations(range(len(codes)), 2):
+        if one not in contained[other] and other not in contained[one]:
+            width = int(codes[other].max()) + 1
+            both = np.bincount(codes[one] * width + codes[other], minlength=(int(codes[one].max()) + 1) * width)
+            if (both != np.outer(np.bincount(codes[one]), np.bincount(codes[other])).ravel() / len(codes[one])).any():
+                return False
+    return True
+
+
 def _balanced(values: Floats, codes: Sequence[Codes], contained: Sequence[Sequence[int]]) -> tuple[list[Squares], Squares, Squares]:
     """Sums of squares of each term and of all interactions beyond, of seeds, and of noise.
 
@@ -107,12 +120,12 @@ def _balanced(values: Floats, codes: Sequence[Codes], contained: Sequence[Sequen
     """
     cells, n = values.shape
     means, grand = values.mean(axis=1), values.mean()
-    found: list[Squares] = []
-    for code, parts in zip(codes, contained, strict=True):
-        count = np.bincount(code)
-        level = np.bincount(code, weights=means) / count
-        ss = n * float((count * (level - grand) ** 2).sum()) - sum(found[part].ss for part in parts)
-        found.append(Squares(ss=ss, df=len(count) - 1 - sum(found[part].df for part in parts)))
+    found = [Squares(ss=0.0, df=0)] * len(codes)
+    for at in sorted(range(len(codes)), key=lambda at: len(contained[at])):  # the parts of a term before it
+        count = np.bincount(codes[at])
+        level = np.bincount(codes[at], weights=means) / count
+        ss = n * float((count * (level - grand) ** 2).sum()) - sum(found[part].ss for part in contained[at])
+        found[at] = Squares(ss=ss, df=len(count) - 1 - sum(found[part].df for part in contained[at]))
     between = n * float(((means - grand) ** 2).sum())
     found.append(Squares(ss=between - sum(one.ss for one in found), df=cells - 1 - sum(one.df for one in found)))
     seed = Squares(ss=cells * float(((values.mean(axis=0) - grand) ** 2).sum()), df=n - 1)

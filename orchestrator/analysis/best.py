@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from orchestrator.analysis.adaptive import repeated
 from orchestrator.analysis.metrics import direction_of
 from orchestrator.analysis.paired import t_interval
 from orchestrator.analysis.summary import mean_of, means_of, paired_values
@@ -26,6 +27,9 @@ def best_arms(record: StudyRecord, metric: str) -> tuple[str, ...]:
 
 
 def _alike(record: StudyRecord, lead: str, other: str, metric: str) -> bool:
+    if record.adaptive is not None:
+        found = repeated(record, lead, other, metric)
+        return found.low <= 0 <= found.high
     ours, theirs = paired_values(record, lead, other, metric)
     if len(ours) < 2:
         return False

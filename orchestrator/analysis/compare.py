@@ -63,6 +63,7 @@ def joined(first: StudyRecord, second: StudyRecord) -> StudyRecord:
         trials=tuple(trial for record, name in ordered for trial in _trials(record, name)),
         provenance=_both(first.provenance, second.provenance),
         stopping="",
+        adaptive=None,  # what was looked at is each study's own comparisons, not these
         runs=(),
     )
 

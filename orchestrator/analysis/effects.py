@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orchestrator.analysis.adaptive import pairs_at_looks, repeated, verdict_of
 from orchestrator.analysis.paired import ALPHA, Effect, holm, paired_effect
 from orchestrator.analysis.power import replicates_needed, smallest_effect
+from orchestrator.analysis.rounds import Verdict
+from orchestrator.analysis.sequential import corrected, nominal
 from orchestrator.analysis.summary import paired_values
 from orchestrator.analysis.trials import members_of, trials_of
 from orchestrator.records import Phase, StudyRecord, TrialState
@@ -33,6 +36,8 @@ class ArmEffect:
             the number of arms; infinite where they can resolve none, as p moves in steps of 2^(1 - n). NaN if the spread is unknown.
         smallest_t: The same of a paired t test, which has no steps but needs normal differences.
         diverged: Replicates of either arm that diverged. They are in no pair, which flatters the arm that they are of.
+        repeated: Interval and p are those of repeated looks, since the number of replicates followed from results.
+        verdict: Why the arm gets no more replicates, or `OPEN`; None where their number was fixed, and in metrics that did not decide.
         members: Replicates of the study that one pair is of: 1, or more for a derived arm, whose pairs `effect.n` counts.
     """
 
@@ -47,6 +52,8 @@ class ArmEffect:
     smallest: float
     smallest_t: float
     diverged: int
+    repeated: bool = False
+    verdict: Verdict | None = None
     members: int = 1
 
     @property
@@ -78,17 +85,24 @@ def effects(record: StudyRecord, metric: str) -> tuple[ArmEffect, ...]:
 
 def between(record: StudyRecord, metric: str, pairs: Sequence[tuple[str, str]]) -> tuple[ArmEffect, ...]:
     """What the second arm of each pair changes against the first one; the pairs are one family, for which p is corrected."""
-    found = [_effect(*paired_values(record, before, after, metric)) for before, after in pairs]
-    corrected = holm([effect.p for effect in found])
-    compared = max(1, sum(not math.isnan(p) for p in corrected))
-    rows = zip(pairs, found, corrected, strict=True)
+    if record.adaptive is None:
+        found = [_effect(*paired_values(record, before, after, metric)) for before, after in pairs]
+        p_holms = holm([effect.p for effect in found])
+        compared = max(1, sum(not math.isnan(p) for p in p_holms))
+    else:
+        found = [repeated(record, before, after, metric) for before, after in pairs]
+        p_holms, compared = corrected([effect.p for effect in found], len(pairs)), max(1, len(pairs))
+    rows = zip(pairs, found, p_holms, strict=True)
     return tuple(_compared(record, pair, metric, effect, p_holm, compared) for pair, effect, p_holm in rows)
 
 
 def _compared(record: StudyRecord, pair: tuple[str, str], metric: str, effect: Effect, p_holm: float, compared: int) -> ArmEffect:
     (baseline, arm), members = pair, math.lcm(*(members_of(record, name) for name in pair))
-    resolved = p_holm <= ALPHA and not effect.low <= 0 <= effect.high
-    sd, alpha = effect.se * math.sqrt(effect.n), ALPHA / compared  # Holm's first step is at alpha / compared
+    rule, is_repeated = record.adaptive, record.adaptive is not None
+    resolved = p_holm <= (ALPHA if rule is None else rule.alpha) and not effect.low <= 0 <= effect.high
+    sd, alpha = effect.se * math.sqrt(effect.n), (ALPHA if rule is None else rule.alpha) / compared  # Holm's first step
+    if is_repeated:
+        alpha = nominal(pairs_at_looks(record, baseline, arm, metric), alpha)
     return ArmEffect(
         arm=arm,
         baseline=baseline,
@@ -97,10 +111,12 @@ def _compared(record: StudyRecord, pair: tuple[str, str], metric: str, effect: E
         p_holm=p_holm,
         compared=compared,
         resolved=resolved,
-        needed=members * _needed(effect, sd, alpha, resolved=resolved),
-        smallest=smallest_effect(sd, effect.n, alpha=alpha),
+        needed=members * _needed(effect, sd, alpha, resolved=resolved, exact=not is_repeated),
+        smallest=smallest_effect(sd, effect.n, alpha=alpha, exact=not is_repeated),
         smallest_t=smallest_effect(sd, effect.n, alpha=alpha, exact=False),
         diverged=sum(_diverged(record, name) for name in (arm, baseline)),
+        repeated=is_repeated,
+        verdict=verdict_of(record, arm) if rule is not None and metric == rule.metric else None,
         members=members,
     )
 
@@ -117,8 +133,8 @@ def _effect(baseline: Sequence[float], ablated: Sequence[float]) -> Effect:
     return Effect(mean=mean, se=math.nan, low=math.nan, high=math.nan, p=math.nan, n=len(before))
 
 
-def _needed(effect: Effect, sd: float, alpha: float, *, resolved: bool) -> float:
+def _needed(effect: Effect, sd: float, alpha: float, *, resolved: bool, exact: bool) -> float:
     if math.isnan(effect.p):
         return math.nan
-    needed = replicates_needed(effect.mean, sd, alpha=alpha)
+    needed = replicates_needed(effect.mean, sd, alpha=alpha, exact=exact)
     return needed if resolved else max(needed, effect.n + 1.0)

@@ -79,7 +79,7 @@ def paired_effect(baseline: Floats, ablated: Floats, *, level: float = 0.95) -> 
         raise ValueError(f"paired arrays have one shape, not {baseline.shape} and {ablated.shape}")
     if baseline.size < 2:
         raise ValueError(f"an interval needs at least 2 paired replicates, not {baseline.size}")
-    differences = _differences(baseline, ablated)
+    differences = differences_of(baseline, ablated)
     mean = mean_of(differences.tolist())
     # Not a bootstrap: at 5 replicates the 95 % percentile bootstrap holds the true
     # mean 84 % of the time (tests/unit/test_analysis_paired.py::test_intervals_cover).
@@ -146,7 +146,7 @@ def holm(ps: Sequence[float]) -> tuple[float, ...]:
     return tuple(corrected)
 
 
-def _differences(baseline: Floats, ablated: Floats) -> Floats:
+def differences_of(baseline: Floats, ablated: Floats) -> Floats:
     """Ablated minus baseline. What rounding leaves of the difference of equal values is 0, or it would look like an effect."""
     with np.errstate(invalid="ignore"):  # inf - inf: both diverge, the difference is unknown
         differences = ablated - baseline

@@ -85,7 +85,7 @@ def smallest_effect(sd: float, n: int, *, alpha: float = ALPHA, power: float = P
     return size * sd if math.isfinite(size) else math.inf
 
 
-def replicates_needed(mean: float, sd: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
+def replicates_needed(mean: float, sd: float, *, alpha: float = ALPHA, power: float = POWER, exact: bool = True) -> float:
     """Replicates with which the sign-flip test finds a mean difference of this size and spread.
 
     Not below the number at which it can give p ≤ alpha at all. Infinite for a difference of 0.
@@ -95,6 +95,7 @@ def replicates_needed(mean: float, sd: float, *, alpha: float = ALPHA, power: fl
         sd: Standard deviation of the differences, metric units.
         alpha: Level of the test.
         power: Chance of finding it, in (alpha, 1).
+        exact: By the sign-flip test; else by the t test, which may find it with fewer.
 
     >>> replicates_needed(0.5, 1.0)
     34.0
@@ -104,8 +105,8 @@ def replicates_needed(mean: float, sd: float, *, alpha: float = ALPHA, power: fl
     if mean == 0:
         return math.inf
     size = abs(mean) / sd if sd > 0 else math.inf
-    for n in range(fewest_replicates(alpha), EXACT_REPLICATES + 1):
-        if size >= _smallest_size(n, alpha, power, True):
+    for n in range(fewest_replicates(alpha) if exact else 2, EXACT_REPLICATES + 1):
+        if size >= _smallest_size(n, alpha, power, exact):
             return float(n)
     return _many_needed(size, alpha, power)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.analysis.metrics import direction_of
-from orchestrator.analysis.paired import Floats
+from orchestrator.analysis.paired import Floats, special
 from orchestrator.analysis.resampling import Cells, cells_of, drawn_means, drawn_weights, draws_for
 from orchestrator.records import StudyRecord
 
@@ -25,7 +25,7 @@ class ArmRank:
         arm: The arm.
         rank: By the means, 1 the best; arms of equal means share the mean of their ranks.
         expected: Mean of the rank over draws.
-        low: Better end of the interval that holds its rank in 95 % of the draws.
+        low: Better end of the 95 % interval of its rank.
         high: Worse end.
         best: Share of the draws in which it is the best; shared where several are.
     """
@@ -63,16 +63,25 @@ def rank_stability(record: StudyRecord, metric: str) -> RankStability | None:
     direction, cells = direction_of(record, metric), cells_of(record, (metric,))
     if not direction or len(cells.arms) < 2:
         return None
-    sign = -1.0 if direction == "maximize" else 1.0
+    return stability_of(cells, metric, -1.0 if direction == "maximize" else 1.0)
+
+
+def stability_of(cells: Cells, metric: str, sign: float) -> RankStability:
+    """The same of values; `sign` is -1 for a metric that is maximised, else 1.
+
+    For the interval of a rank, deviations are widened further, as the t quantile is wider than the normal one: without it, ranks of arms
+    within noise were held 85 % of the time at 3 replicates, with it 91 % (`benchmarks/coverage.py`).
+    """
     means = sign * cells.means[:, 0]
     drawn = means[None]
+    wide = 1.0
     if cells.n >= 2:
         drawn = sign * drawn_means(cells, drawn_weights(cells.n, draws_for(len(cells.arms))))[:, :, 0]
-    ranks = ranks_of(drawn)
+        wide = float(special.stdtrit(cells.n - 1, 0.975)) / float(special.ndtri(0.975))
     winners = drawn == drawn.min(axis=1, keepdims=True)
     best = (winners / winners.sum(axis=1, keepdims=True)).mean(axis=0)
-    low, high = np.quantile(ranks, [0.025, 0.975], axis=0, method="closest_observation")
-    rows = zip(cells.arms, ranks_of(means[None])[0], ranks.mean(axis=0), low, high, best, strict=True)
+    low, high = np.quantile(ranks_of(means + wide * (drawn - means)), [0.025, 0.975], axis=0, method="closest_observation")
+    rows = zip(cells.arms, ranks_of(means[None])[0], ranks_of(drawn).mean(axis=0), low, high, best, strict=True)
     arms = tuple(
         ArmRank(arm=arm, rank=float(rank), expected=float(mean), low=float(first), high=float(last), best=float(share))
         for arm, rank, mean, first, last, share in rows

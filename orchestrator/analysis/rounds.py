@@ -11,7 +11,9 @@ import enum
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from orchestrator.analysis.paired import special
+import numpy as np
+
+from orchestrator.analysis.paired import differences_of, special
 from orchestrator.analysis.sequential import boundary, corrected, p_at, p_of_signs, pairs_at
 from orchestrator.analysis.summary import mean_of
 from orchestrator.keys import Json
@@ -119,24 +121,22 @@ class Rounds:
         return self.replicates if row is None else row.replicates
 
 
-def rounds(rule: Adaptive, baseline: Series, others: Sequence[Series], *, family: int) -> Rounds:
+def rounds(rule: Adaptive, baseline: Series, others: Sequence[Series]) -> Rounds:
     """Every look that can be taken, and what follows.
 
     Args:
         rule: Of the study, with its metric.
         baseline: What the others are compared with.
-        others: In their order.
-        family: Comparisons that share the error: at least as many as there are others.
+        others: In their order. All share the error, those too that get no replicates.
     """
-    walk = _Walk(rule, baseline, others, max(family, len(others)))
-    return walk.to_the_end()
+    return _Walk(rule, baseline, others).to_the_end()
 
 
 class _Walk:
     """The looks of one study, one after the other."""
 
-    def __init__(self, rule: Adaptive, baseline: Series, others: Sequence[Series], family: int) -> None:
-        self.rule, self.baseline, self.others, self.family = rule, baseline, others, family
+    def __init__(self, rule: Adaptive, baseline: Series, others: Sequence[Series]) -> None:
+        self.rule, self.baseline, self.others = rule, baseline, others
         self.n = min(rule.first, rule.most)
         self.looks: list[int] = []
         self.verdicts = {row.arm: Verdict.UNTUNED if row.is_out or baseline.is_out else Verdict.OPEN for row in others}
@@ -203,7 +203,7 @@ class _Walk:
 
     def _is_alike(self, differences: Sequence[float], looks: Sequence[int]) -> bool:
         """The repeated interval, at the share of the error that each comparison has, is within the margin."""
-        margin, level = self.rule.smaller_than, self.rule.alpha / self.family
+        margin, level = self.rule.smaller_than, self.rule.alpha / len(self.others)
         mean = mean_of(differences)
         if margin is None or (mean.se == 0.0 and p_of_signs(mean.n) > level):  # all alike: no spread was seen
             return False
@@ -217,7 +217,7 @@ class _Walk:
         mean, most = mean_of(differences), self.rule.most
         if not self.rule.futile or mean.se == 0.0 or mean.n >= most:
             return False
-        goal = float(special.stdtrit(most - 1, 1.0 - self.rule.alpha / self.family / 2))
+        goal = float(special.stdtrit(most - 1, 1.0 - self.rule.alpha / len(self.others) / 2))
         trend = abs(mean.mean) / (mean.se * math.sqrt(mean.n)) * math.sqrt(most)
         return float(special.ndtr((trend - goal) / math.sqrt((most - mean.n) / most))) < self.rule.futile
 
@@ -240,10 +240,11 @@ class _Walk:
     def _pairs(self, row: Series) -> tuple[list[int], list[float]]:
         """Indices and differences of the replicates that both arms have a value of, up to this look."""
         shared = sorted(index for index in row.values.keys() & self.baseline.values.keys() if index < self.n)
-        return shared, [row.values[index] - self.baseline.values[index] for index in shared]
+        before, after = (np.array([values[index] for index in shared]) for values in (self.baseline.values, row.values))
+        return shared, differences_of(before, after).tolist()
 
     def _corrected(self) -> dict[str, float]:
-        return dict(zip(self.ps, corrected(list(self.ps.values()), self.family), strict=True))
+        return dict(zip(self.ps, corrected(list(self.ps.values()), len(self.others)), strict=True))
 
     def _comparison(self, row: Series, p: float) -> Comparison:
         looks = self.of_arm[row.arm]

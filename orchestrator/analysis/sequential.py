@@ -56,6 +56,12 @@ def boundary(looks: Sequence[int], level: float) -> float:
     return math.exp(float(np.interp(math.log(level), np.log(LEVELS), np.log(_walked(tuple(looks)).boundaries))))
 
 
+def nominal(looks: Sequence[int], level: float) -> float:
+    """Level of a plain t test with the boundary of the last look: what that look asks for. Without a look, the level itself."""
+    looks = [n for n in looks if n >= 2]
+    return 2.0 * float(special.stdtr(looks[-1] - 1, -boundary(looks, level))) if looks else level
+
+
 def sequential_p(differences: Sequence[float], looks: Sequence[int]) -> float:
     """The smallest level at which some look has rejected: a p that stays valid whenever, and for whatever reason, one stops.
 

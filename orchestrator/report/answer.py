@@ -12,6 +12,7 @@ from orchestrator.analysis.effects import ArmEffect, baseline_of, effects
 from orchestrator.analysis.metrics import direction_of, quality_metric
 from orchestrator.analysis.paired import ALPHA
 from orchestrator.analysis.power import fewest_replicates
+from orchestrator.analysis.rounds import Verdict
 from orchestrator.analysis.summary import ArmSummary, summarise
 from orchestrator.records import StudyRecord
 from orchestrator.report.number import decimals_of, fixed, needed_text, p_text, with_error
@@ -116,11 +117,12 @@ def _difference(effect: ArmEffect, metric: str, decimals: int) -> str:
 def _evidence(effect: ArmEffect, decimals: int) -> str:
     found = effect.effect
     if math.isnan(found.p):
-        return "one replicate, so there is no interval"
+        return "no look was taken yet, so there is no interval" if effect.repeated else "one replicate, so there is no interval"
     p = p_text(found.p)
     holm = f", corrected for {effect.compared} arms {p_text(effect.p_holm)}" if effect.compared > 1 else ""
     interval = f"{fixed(found.low, decimals)} to {fixed(found.high, decimals)}"
-    return f"95\u00a0% interval {interval}, p {p if p.startswith('<') else '= ' + p}{holm}, {_pairs(effect)}"
+    kind = "repeated 95\u00a0% interval" if effect.repeated else "95\u00a0% interval"
+    return f"{kind} {interval}, p {p if p.startswith('<') else '= ' + p}{holm}, {_pairs(effect)}"
 
 
 def _pairs(effect: ArmEffect) -> str:
@@ -132,10 +134,14 @@ def _pairs(effect: ArmEffect) -> str:
 
 def _what_it_takes(lead: ArmEffect) -> str:
     """How many replicates would resolve the lead; empty if it is resolved."""
-    if lead.resolved:
+    if lead.resolved or (lead.repeated and math.isnan(lead.needed)):
         return ""
+    if lead.verdict is Verdict.ALIKE:
+        return "It is settled: the difference is smaller than what the study asks for."
+    if lead.verdict is Verdict.OPEN:
+        return "Its replicates are still being added."
     fewest, have = (lead.members * pairs for pairs in (fewest_replicates(ALPHA / lead.compared), lead.effect.n))
-    if have < fewest:
+    if have < fewest and not lead.repeated:
         over = f" over {lead.compared} arms" if lead.compared > 1 else ""
         over += f" in groups of {lead.members}" if lead.members > 1 else ""
         return (

@@ -18,7 +18,7 @@ _MOST_NAMES = 6
 
 def caveats(record: StudyRecord) -> tuple[str, ...]:
     """The sentences that hold for this study, most weighty first."""
-    rows = (_gaps, _diverged, _few_replicates, _unequal, _fixed, _edges, _mixed, _undescribed, _scope)
+    rows = (_gaps, _diverged, _few_replicates, _followed_results, _unequal, _fixed, _edges, _mixed, _undescribed, _scope)
     return tuple(sentence for row in rows for sentence in row(record))
 
 
@@ -37,7 +37,7 @@ def _diverged(record: StudyRecord) -> Iterator[str]:
 def _few_replicates(record: StudyRecord) -> Iterator[str]:
     trained = [arm for arm in record.arms if not arm.is_derived]  # derived ones are corrected for apart
     compared = sum(not arm.baseline for arm in trained)
-    if not baseline_of(record) or not compared:
+    if not baseline_of(record) or not compared or record.adaptive is not None:
         return
     fewest = fewest_replicates(ALPHA / compared)
     pairs = {arm.name: arm.replicates for arm in trained}
@@ -46,6 +46,14 @@ def _few_replicates(record: StudyRecord) -> Iterator[str]:
         yield (
             f"{'No arm has' if len(few) == len(pairs) else f'{_names(few)} lack'} the {fewest} replicates that an exact test over "
             f"{counted(compared, 'arm')} takes to resolve anything: read the intervals, not the verdicts."
+        )
+
+
+def _followed_results(record: StudyRecord) -> Iterator[str]:
+    if record.adaptive is not None:
+        yield (
+            "How many replicates an arm got followed from what they measured. Intervals and tests allow for that; a difference itself is a "
+            "little too large, on average, where a comparison stopped early because it was large."
         )
 
 

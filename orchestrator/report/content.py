@@ -33,6 +33,7 @@ from orchestrator.report.importance import Importance, importance
 from orchestrator.report.number import plain
 from orchestrator.report.order import Order, order
 from orchestrator.report.provenance import ArmOrigin, TuningRow, derived_words, facts, origins, tuning_rows, upstream_words
+from orchestrator.report.replicates import Added, added, inference
 from orchestrator.report.running import Running, running
 from orchestrator.report.stopping import Stopping, stopping
 from orchestrator.report.table import EffectRow, Table, arm_table, effect_row
@@ -49,6 +50,7 @@ _SECTIONS = {
     "members": "Members and experts",
     "importance": "Importance",
     "tuning": "Tuning",
+    "replicates": "Replicates",
     "stopping": "Stopping",
     "mishaps": "Failures",
     "cost": "Cost",
@@ -108,6 +110,8 @@ class Content:
         table: The arms in the metrics that there is room for.
         notes: A sentence on each upstream, and on each arm of which nothing was trained.
         more: The arms in all other metrics; None if there are none.
+        added: How many replicates each arm got, where that followed from results; None where it was fixed.
+        inference: What interval and p of an effect are.
         effects: Of the metric that the answer is about; None without a baseline.
         more_effects: Of every other metric of which one way is better.
         same_budget: Every arm was given as many tuning trials as every other.
@@ -143,6 +147,8 @@ class Content:
     table: Table
     notes: tuple[str, ...]
     more: Table | None
+    added: Added | None
+    inference: str
     effects: EffectTable | None
     more_effects: tuple[EffectTable, ...]
     same_budget: bool
@@ -175,6 +181,7 @@ class Content:
         has = {name: getattr(self, name) for name in names}
         has["frontier"] = self.order or "frontier" in self.drawn
         drawn = {"curves", "calibration"} & self.drawn
+        has["replicates"] = self.added
         always = {"arms", "cost", "caveats", "provenance"} | ({"members"} if self.members or "members" in self.drawn else set[str]())
         found = {name for name, content in has.items() if content} | drawn | always
         return tuple((name, title) for name, title in _SECTIONS.items() if name in found)
@@ -208,6 +215,8 @@ def content_of(record: StudyRecord, figures: Sequence[Figure]) -> Content:
         table=arm_table(record, main),
         notes=(*upstream_words(record), *derived_words(record)),
         more=arm_table(record, rest) if rest else None,
+        added=added(record),
+        inference=inference(record),
         effects=_effects(record, quality) if quality else None,
         more_effects=tuple(table for table in tables if table is not None),
         same_budget=len({arm.tune_trials for arm in record.arms if not arm.is_derived}) == 1,

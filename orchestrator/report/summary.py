@@ -17,6 +17,7 @@ from orchestrator.records import StudyRecord
 from orchestrator.report.answer import answer
 from orchestrator.report.caveats import caveats
 from orchestrator.report.certainty import certainty_json, number
+from orchestrator.report.replicates import added_json
 from orchestrator.report.running import running_json
 from orchestrator.report.stopping import stopping_json
 
@@ -60,6 +61,7 @@ def summary(record: StudyRecord) -> dict[str, Json]:
             }
             for entry in missing(record)
         ],
+        "adaptive": added_json(record),
         "stopping": stopping_json(record),
         "running": running_json(record),
         "caveats": list(caveats(record)),
@@ -81,6 +83,7 @@ def _effect(effect: ArmEffect) -> dict[str, Json]:
         "smallest": number(effect.smallest),
         "smallest_t": number(effect.smallest_t),
         "diverged": effect.diverged,
+        "repeated": effect.repeated,
     }
 
 

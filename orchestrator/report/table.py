@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from orchestrator.analysis.best import best_arms
 from orchestrator.analysis.effects import ArmEffect
 from orchestrator.analysis.metrics import direction_of
+from orchestrator.analysis.rounds import Verdict
 from orchestrator.analysis.stopping import stopped_arms
 from orchestrator.analysis.summary import ArmSummary, summarise
 from orchestrator.records import StudyRecord
@@ -149,6 +150,12 @@ def verdict(effect: ArmEffect) -> str:
         return "not resolved: a value is not finite"
     if found.n == 1:
         return "not resolved: one replicate has no interval"
+    if effect.verdict is Verdict.ALIKE:
+        return "alike: smaller than what would matter"
+    if effect.verdict is Verdict.OPEN:
+        return "not resolved yet"
     if math.isinf(effect.needed):
         return "not resolved: no difference"
+    if math.isnan(effect.needed):
+        return "not resolved: no look was taken yet"
     return f"not resolved: it would take about {needed_text(effect.needed)} replicates"

@@ -66,9 +66,9 @@ def series(arm: str, values: Sequence[float], *, failed: Sequence[int] = (), is_
     return Series(arm=arm, values=kept, ended=frozenset(range(len(values))), is_out=is_out)
 
 
-def judged(values: Sequence[float], rule: Adaptive = RULE, *, family: int = 1, failed: Sequence[int] = ()) -> Rounds:
+def judged(values: Sequence[float], rule: Adaptive = RULE, *, failed: Sequence[int] = ()) -> Rounds:
     """One arm with these differences from a baseline of zeros."""
-    return rounds(rule, series("base", [0.0] * len(values)), [series("arm", values, failed=failed)], family=family)
+    return rounds(rule, series("base", [0.0] * len(values)), [series("arm", values, failed=failed)])
 
 
 def noise(n: int, shift: float = 0.0, scale: float = 1.0) -> list[float]:
@@ -161,7 +161,7 @@ def test_tuning_comes_first_and_an_arm_whose_tuning_chose_nothing_holds_nobody_u
 
 
 def test_without_a_baseline_that_could_be_tuned_nothing_is_compared() -> None:
-    found = rounds(RULE, series("base", [], is_out=True), [series("arm", noise(4))], family=1)
+    found = rounds(RULE, series("base", [], is_out=True), [series("arm", noise(4))])
     assert (found.comparisons[0].verdict, found.more) == (Verdict.UNTUNED, 0)
 
 
@@ -216,15 +216,6 @@ def test_what_is_left_is_an_upper_bound_at_every_look() -> None:
     assert bounds[0] == 48
     assert all(after <= before for before, after in itertools.pairwise(bounds))
     assert bounds[-1] >= len(outcomes)
-
-
-def test_derived_arms_share_the_error() -> None:
-    alone = driven(planner())[0].rounds
-    crowd = [Ensemble(f"×2 {number}", of="base", members=2) for number in range(6)]
-    shared = driven(planner(arms=[*ARMS, *crowd]))[0].rounds
-    assert alone is not None
-    assert shared is not None
-    assert shared.comparisons[0].p == pytest.approx(3 * alone.comparisons[0].p)
 
 
 def problems(protocol: Adaptive | Tune, arms: Sequence[object] = ARMS, **more: object) -> list[str]:

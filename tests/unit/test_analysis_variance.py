@@ -197,6 +197,25 @@ def test_a_conditional_axis_is_told_within_what_it_depends_on() -> None:
     assert sigma.share / tile.share == pytest.approx(2 * (16 / 9 + 1 / 9 + 25 / 9) / (6 * (7 / 3) ** 2 - 8 * (7 / 4) ** 2))
 
 
+def test_an_axis_may_depend_on_two_others() -> None:
+    points: list[FlatConfig] = []
+    for tile, partition in itertools.product((True, False), repeat=2):
+        sigmas = (1.0, 2.0, 4.0) if tile and partition else (None,)
+        points += [{"model.tile": tile, "model.partition": partition} | ({"model.router_noise": one} if one else {}) for one in sigmas]
+    record = study(points, noise)
+    found = variance(record, METRIC)
+    names = ["model.tile", "model.partition", "model.tile × model.partition", "model.router_noise", "seed", "noise"]
+    assert sorted(one.name for one in found.components) == sorted(names)
+    assert row(found, "model.router_noise").df == 2
+    # (True, True) has three cells and the other combinations one: means of tile are no longer free of partition.
+    assert found.notes[-1] == "Levels of one axis have unequal shares of those of another: shares need not add up to 1."
+    values = {name: [trial.metrics[METRIC] for trial in record.of(name, Phase.REPLICATE)] for name in ("#0", "#1", "#2")}
+    table = np.array(list(values.values()))
+    within = 4 * ((table.mean(axis=1) - table.mean()) ** 2).sum()
+    everything = np.array([trial.metrics[METRIC] for trial in record.trials])
+    assert row(found, "model.router_noise").share == pytest.approx(within / ((everything - everything.mean()) ** 2).sum())
+
+
 def test_arms_crossed_with_an_axis_are_a_factor_beside_it() -> None:
     arms = [
         {"model.k": 4},

@@ -7,6 +7,7 @@ needed for any of it: a plan asks what would fit.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -17,7 +18,7 @@ from orchestrator.contract import PARAMETERS, DataError, Problem
 from trainers.config import DataConfig, ModelConfig, VisionConfig
 from trainers.initialize import own
 from trainers.initialize.files import Naming, Source, read
-from trainers.initialize.fitting import Fit, How, Row, fit
+from trainers.initialize.fitting import Fit, How, Row, Shapes, fit
 from trainers.initialize.own import load_parameters, save_parameters, sealed_parameters
 from trainers.initialize.shapes import leaves, replaced, shapes
 
@@ -69,10 +70,17 @@ def misfits(config: VisionConfig, start: VisionConfig | pathlib.Path) -> tuple[P
     if isinstance(start, pathlib.Path):
         if start.suffix != own.SUFFIX:
             return ()
-        given, path = own.shapes_in(start), start
-    else:
-        given, path = shapes(start.model, start.data), pathlib.Path(PARAMETERS)
+        return _misfits(start, own.shapes_in(start), config.model, config.data, fresh_head=config.start.fresh_head)
+    return _between(start.model, start.data, config.model, config.data, config.start.fresh_head)
+
+
+@functools.lru_cache(maxsize=256)  # arms of a study differ in rates more often than in shapes
+def _between(given: ModelConfig, seen: DataConfig, model: ModelConfig, data: DataConfig, fresh_head: bool) -> tuple[Problem, ...]:
+    return _misfits(pathlib.Path(PARAMETERS), shapes(given, seen), model, data, fresh_head=fresh_head)
+
+
+def _misfits(path: pathlib.Path, given: Shapes, model: ModelConfig, data: DataConfig, *, fresh_head: bool) -> tuple[Problem, ...]:
     # Of one number each, whatever their shape: a model of any size takes no memory.
     arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in given.items()}
-    source, wanted = Source(path=path, naming=Naming.OWN, arrays=arrays), shapes(config.model, config.data)
-    return fit(source, config.model, config.data, wanted, fresh_head=config.start.fresh_head, is_dry=True).problems
+    source = Source(path=path, naming=Naming.OWN, arrays=arrays)
+    return fit(source, model, data, shapes(model, data), fresh_head=fresh_head, is_dry=True).problems

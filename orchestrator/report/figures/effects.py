@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from orchestrator.analysis.effects import ArmEffect, effects
 from orchestrator.analysis.metrics import direction_of, quality_metric
+from orchestrator.analysis.paired import ALPHA
 from orchestrator.records import StudyRecord
 from orchestrator.report.anchors import anchors
 from orchestrator.report.figures import theme
@@ -32,13 +33,15 @@ def effects_figure(record: StudyRecord, colors: Mapping[str, str]) -> Figure | N
     infinite = [effect.arm for effect in every if effect.effect.n and not math.isfinite(effect.effect.mean)]
     left_out = f" Not shown, since not finite: {listed(infinite)}." if infinite else ""
     left_out += f" The {MOST_ROWS} largest of {len(found)} are shown." if len(found) > len(shown) else ""
+    kind, test = ("t", "exact sign-flip") if record.adaptive is None else ("repeated", "sequential")
+    level = ALPHA if record.adaptive is None else record.adaptive.alpha
     baseline, words = shown[0].baseline, "; ".join(f"{effect.arm} {effect_row(effect).difference}" for effect in shown)
     return Figure(
         name="effects",
         section="effects",
         title=f"Effect of each arm on {label(metric)}, against {baseline}",
-        caption="Mean of the differences paired by seed, with the 95\u00a0% t interval. A filled point is a resolved effect: "
-        f"its interval does not hold 0, and its exact sign-flip p is at most 0.05 after Holm's correction.{left_out}",
+        caption=f"Mean of the differences paired by seed, with the 95\u00a0% {kind} interval. A filled point is a resolved effect: "
+        f"its interval does not hold 0, and its {test} p is at most {level:g} after Holm's correction.{left_out}",
         alt=f"Differences in {label(metric)} to {baseline}: {words}.",
         spec=spec_of(_chart(shown, _title(record, metric, baseline), colors, anchors(record))),
     )
