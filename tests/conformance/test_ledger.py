@@ -344,4 +344,18 @@ def test_artifacts_are_written_with_their_trial(ledger: Ledger) -> None:
     lease = ledger.lease(STUDY, worker, 1, lease_s=LEASE_S)[0]
     entry = dataclasses.replace(rung(lease, 5, val_nll=1.0), artifacts={"predictions": "a.npz"})
     ledger.record(worker, [entry, dataclasses.replace(entry, step=6, artifacts={"predictions": "b.npz"})])
-    assert [(row.trial, row.name, row.uri) for row in ledger.artifacts(["t0000"])] == [("t0000", "predictions", "b.npz")]
+    assert [(row.trial, row.name, row.uri, row.sha256) for row in ledger.artifacts(["t0000"])] == [("t0000", "predictions", "b.npz", "")]
+    ledger.record(worker, [dataclasses.replace(entry, step=7, artifacts={"parameters": "p"}, sha256={"parameters": "ab" * 32})])
+    assert {row.name: row.sha256 for row in ledger.artifacts(["t0000"])} == {"predictions": "", "parameters": "ab" * 32}
+
+
+def test_a_trial_that_others_start_from_has_a_phase_of_its_own(ledger: Ledger) -> None:
+    ledger.insert_plan(plan(1))
+    ledger.add_trials(STUDY, with_members(plan(2, first=1), phase=Phase.UPSTREAM))
+    worker = register(ledger)
+    finish(ledger, worker, ledger.lease(STUDY, worker, 3, lease_s=LEASE_S)[1:])
+    assert [(row.key, row.state) for row in ledger.trial_records(STUDY, phases=[Phase.UPSTREAM])] == [
+        ("t0001", TrialState.COMPLETE),
+        ("t0002", TrialState.COMPLETE),
+    ]
+    assert [row.key for row in ledger.trial_records(STUDY, phases=[Phase.REPLICATE])] == ["t0000"]
