@@ -18,6 +18,8 @@ import urllib.parse
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
+import pytest
+
 OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 STREAM = re.compile(r"/files/(?P<entity>[^/]+)/(?P<project>[^/]+)/(?P<run>[^/]+)/file_stream")
 STREAMED = ("wandb-history.jsonl", "wandb-events.jsonl", "output.log")
@@ -327,6 +329,16 @@ class _Http(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no news."""
+
+
+@contextlib.contextmanager
+def at_home(key: str) -> Generator[WandbServer]:
+    """A server, in an environment in which W&B's client takes it for its own and has this key."""
+    with serving() as running, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_BASE_URL", running.url)
+        patch.setenv("WANDB_API_KEY", key)
+        patch.setenv("WANDB_ERROR_REPORTING", "false")
+        yield running
 
 
 @contextlib.contextmanager

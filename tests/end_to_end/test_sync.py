@@ -20,7 +20,7 @@ from orchestrator import cli
 from orchestrator.ledger import Ledger
 from orchestrator.trackers.wandb import WandbTracker
 from tests.end_to_end.conftest import Launches
-from tests.wandb_server import Fault, WandbServer, serving
+from tests.wandb_server import Fault, WandbServer, at_home
 
 KEY = "5eaf00d" * 6
 TOTAL = 8
@@ -29,10 +29,7 @@ ARMS = ('Arm("plain", baseline=True)', 'Arm("wide", {"family": "wide"})')
 
 @pytest.fixture(scope="module")
 def address() -> Generator[WandbServer]:
-    with serving() as running, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_BASE_URL", running.url)
-        patch.setenv("WANDB_API_KEY", KEY)
-        patch.setenv("WANDB_ERROR_REPORTING", "false")
+    with at_home(KEY) as running:
         yield running
 
 

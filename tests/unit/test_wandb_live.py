@@ -20,7 +20,7 @@ from orchestrator.trackers import Links, Pages, StudyHeader, WandbMode, WandbTra
 from orchestrator.trackers.wandb_sweep import mark, sweep_config
 from tests.studyrecords import study_record
 from tests.waiting import eventually
-from tests.wandb_server import Fault, WandbServer, serving
+from tests.wandb_server import Fault, WandbServer, at_home
 
 KEY = "1ea5ed" * 7
 STUDY = study_record(replicates=2, tune_trials=2, rungs=6)
@@ -31,10 +31,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def address() -> Generator[WandbServer]:
-    with serving() as running, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_BASE_URL", running.url)
-        patch.setenv("WANDB_API_KEY", KEY)
-        patch.setenv("WANDB_ERROR_REPORTING", "false")
+    with at_home(KEY) as running:
         yield running
 
 
