@@ -19,6 +19,7 @@ FIGURES = {
     **{"plan": 1.0, "lease": 2.0, "record": 3.0, "finish": 4.0, "other": 5.0, "replan": 0.05},
     **{"look": 0.1, "plans": 9.0, "launcher_mb": 200.0, "ask_sobol": 0.001, "ask_random": 0.002, "ask_tpe": 0.003},
     **{"status_wall": 0.9, "status_cpu": 0.8, "plan_wall": 2.0, "plan_cpu": 1.9},
+    **{"report_wall": 3.0, "report_cpu": 2.9, "report_mb": 300.0},
 }
 
 
