@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 from collections.abc import Generator
 
 import hypothesis
 import pytest
 
 NO_SKIP = os.environ.get("TESSERA_CI_NO_SKIP") == "1"
+
+# A shell has its background jobs ignore Ctrl-C, and so would every process that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: how long an example takes says how busy the machine is. In CI every run draws the same examples, so that
 # a change is blamed for what it broke; at home they differ, which is where new counterexamples come from.

@@ -36,7 +36,14 @@ MAGIC = b"tessera-export-1\n"
 MOST_FILES = 200
 MOST_BYTES = 500_000_000
 DECIDED_BY = ("jax", "jaxlib", "flax", "optax", "numpy", "flatbuffers")
-SHARED_SOURCES = ("contract.py", "config.py", "durable.py", "errors.py", "keys.py")  # of the orchestrator, that trainers import
+SHARED_SOURCES = (
+    "contract.py",
+    "config.py",
+    "durable.py",
+    "errors.py",
+    "keys.py",
+    "upstream.py",
+)  # of the orchestrator, that trainers import
 NOT_DECIDING = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_debug", "jax_explain")
 
 log = logging.getLogger(__name__)

@@ -169,6 +169,7 @@ def read_result(path: pathlib.Path) -> Any:
 
 FIGURE = Figure(
     name="effects",
+    section="effects",
     title="Effects",
     caption="",
     alt="a point",

@@ -81,11 +81,17 @@ def test_a_process_that_dies_is_named_with_what_it_left(tmp_path: pathlib.Path) 
         assert "probing.log" in problem.fix
 
 
+def measuring(launcher: psutil.Process) -> list[psutil.Process]:
+    """The processes that measure for it. A child of another test that has ended and was not waited for has no command line."""
+    living = [child for child in launcher.children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "orchestrator.probing" in child.cmdline()]
+
+
 def test_nothing_is_left_running_by_who_does_not_wait(tmp_path: pathlib.Path) -> None:
     work = Measuring(study="s", trainer=Moody.name, cells=cells(100, 4), processes=1, log=tmp_path / "probing.log")
     rows = measured(work, LocalExecutor())
     assert next(rows).signature == "program-of-100"
-    (process,) = [child for child in psutil.Process().children() if "orchestrator.probing" in child.cmdline()]
+    (process,) = measuring(psutil.Process())
     rows.close()
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
@@ -99,14 +105,14 @@ def test_a_process_ends_with_its_launcher(tmp_path: pathlib.Path) -> None:
     )
     launcher = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)})
 
-    def measuring() -> list[psutil.Process]:
+    def measuring_now() -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            return [child for child in psutil.Process(launcher.pid).children() if "orchestrator.probing" in child.cmdline()]
+            return measuring(psutil.Process(launcher.pid))
         return []
 
     try:
-        eventually(lambda: bool(measuring()))
-        (process,) = measuring()
+        eventually(lambda: bool(measuring_now()))
+        (process,) = measuring_now()
     finally:
         launcher.kill()
         launcher.wait()
